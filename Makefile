@@ -1,0 +1,72 @@
+# The two commands to know are `make lab` and `make test`; `make help` lists the rest.
+
+PYTHON ?= python3
+LAB_ARGS ?=
+NB ?=
+WORKERS ?= 2
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb talk/*.ipynb))
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
+
+# Notebooks run in their own folder, where a relative path would point elsewhere.
+ifneq ($(strip $(NABLAB_DATA)),)
+export NABLAB_DATA := $(abspath $(NABLAB_DATA))
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test lint execute benchmark lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to only serve them)
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/00_start_here.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+test: export JAX_PLATFORMS = cpu
+test: lint ## check the style, run the tests, and run every notebook against its stored output
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
+		-n $(WORKERS) --dist loadfile tests $(NOTEBOOKS)
+
+lint: $(INSTALLED) ## check the style of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+execute: export JAX_PLATFORMS = cpu
+execute: $(INSTALLED) ## run the notebooks again and store their outputs (NB=03_smooth_cuts for one)
+	$(BIN)/python utils/execute.py $(if $(NB),$(filter %/$(NB).ipynb,$(NOTEBOOKS)),$(NOTEBOOKS))
+
+benchmark: export JAX_PLATFORMS = cpu
+benchmark: $(INSTALLED) ## compare speed and results with other packages
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[benchmark]'
+	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python $$script; done
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer versions)
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
+		--no-header --no-annotate $(LOCK_ARGS) --output-file requirements.lock
+
+clean: ## remove the environment and everything that can be made again
+	rm -rf .venv .pytest_cache .ruff_cache build utils/*.egg-info
+	find . '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +
+
+# The environment: made again when the pins or the package's own metadata change.
+ifeq ($(UV),)
+MAKE_VENV = $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+PIP = $(BIN)/python -m pip
+else
+MAKE_VENV = test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) .venv
+PIP = VIRTUAL_ENV=.venv uv pip
+endif
+
+$(INSTALLED): requirements.lock pyproject.toml binder/overrides.json
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "nablab needs Python 3.11 or newer, and '$(PYTHON)' is missing or older:" \
+		"install one, or name it, as in: make lab PYTHON=python3.12" >&2; exit 1; }
+	$(MAKE_VENV)
+	$(PIP) install --quiet --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --editable .
+	mkdir -p .venv/share/jupyter/lab/settings
+	cp binder/overrides.json .venv/share/jupyter/lab/settings/
+	touch $@

@@ -1,0 +1,159 @@
+"""The places that name versions agree: pyproject, lock, environment.yml, what is installed."""
+
+import builtins
+import dis
+import importlib
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import CodeType
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from repo2docker.app import Repo2Docker
+from repo2docker.buildpacks import CondaBuildPack
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+LOCKED = [Requirement(line) for line in LOCK.splitlines() if line and not line.startswith("#")]
+CONDA = dict(
+    line.partition("=")[::2] for line in ENVIRONMENT["dependencies"] if isinstance(line, str)
+)
+PIP = next(line["pip"] for line in ENVIRONMENT["dependencies"] if isinstance(line, dict))
+PACKAGE = ROOT / "utils" / "nablab"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+NOT_FROM_LOCK = {"python", "pip"}
+
+
+def names(requirements):
+    return {canonicalize_name(Requirement(text).name) for text in requirements}
+
+
+def locked_version(name, python="3.12"):
+    """The version that the lock gives `name` on Linux with this Python."""
+    place = {"python_version": python, "python_full_version": f"{python}.9"}
+    place |= {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"}
+    versions = [
+        next(iter(line.specifier)).version
+        for line in LOCKED
+        if line.name == name and (line.marker is None or line.marker.evaluate(place))
+    ]
+    assert len(versions) == 1, f"requirements.lock gives {name} the versions {versions}"
+    return versions[0]
+
+
+def test_every_locked_version_is_installed():
+    wrong = {}
+    for line in LOCKED:
+        if line.marker is None or line.marker.evaluate():
+            try:
+                installed = metadata.version(line.name)
+            except metadata.PackageNotFoundError:
+                installed = "not installed"
+            if installed not in line.specifier:
+                wrong[str(line)] = installed
+    assert not wrong
+
+
+def test_lock_is_exact_and_names_no_host():
+    for line in LOCKED:
+        assert [part.operator for part in line.specifier] == ["=="], line
+        assert line.url is None, line
+    assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host|\bfile:", LOCK)
+
+
+def test_lock_covers_the_declared_packages():
+    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    for text in declared:
+        wanted = Requirement(text)
+        for python in ("3.11", "3.12", "3.13"):
+            assert locked_version(wanted.name, python) in wanted.specifier, text
+
+
+def test_environment_file_has_every_runtime_package_once():
+    listed = [canonicalize_name(name) for name in CONDA if name not in NOT_FROM_LOCK]
+    listed += [canonicalize_name(Requirement(text).name) for text in PIP]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == names(PROJECT["dependencies"])
+
+
+@pytest.mark.parametrize("name", sorted(set(CONDA) - NOT_FROM_LOCK))
+def test_conda_pin_is_the_locked_version(name):
+    assert CONDA[name] == locked_version(name)
+
+
+@pytest.mark.parametrize("text", PIP)
+def test_pip_pin_is_the_locked_version(text):
+    pin = Requirement(text)
+    assert str(pin.specifier) == f"=={locked_version(pin.name)}"
+
+
+def test_environment_file_is_portable():
+    assert re.fullmatch(r"3\.\d+", CONDA["python"])
+    assert CONDA["python"] in SpecifierSet(PROJECT["requires-python"])
+    assert ENVIRONMENT["channels"] == ["conda-forge"]
+    for text in PIP:
+        assert not re.match(r"-|\.|/|file:", text), f"{text}: local installs go to binder/postBuild"
+
+
+def test_binder_reads_the_same_file():
+    ours, binders = ROOT / "environment.yml", ROOT / "binder" / "environment.yml"
+    assert binders.read_bytes() == ours.read_bytes()
+    if sys.platform != "win32":
+        assert binders.is_symlink()
+        assert str(binders.readlink()) == "../environment.yml"
+
+
+@pytest.mark.parametrize("name", ["postBuild", "start"])
+def test_binder_scripts_can_run(name):
+    script = ROOT / "binder" / name
+    assert script.read_text(encoding="utf-8").startswith("#!")
+    assert sys.platform == "win32" or script.stat().st_mode & 0o111
+
+
+def test_binder_image_has_the_pinned_python(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    build = CondaBuildPack(Repo2Docker().base_image)
+    build.platform = "linux/amd64"
+    assert build.detect()
+    dockerfile = build.render(build_args={})
+    assert build.python_version.startswith(CONDA["python"])
+    assert f"conda/environment.py-{CONDA['python']}-linux-64.lock" in build.get_build_script_files()
+    for step in ("binder/environment.yml", "binder/postBuild", "binder/start"):
+        assert step in dockerfile
+    assert str(ROOT) not in dockerfile
+
+
+def test_ci_calls_nothing_but_make():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("#!")
+    assert [line for line in lines if line.startswith("make")] == ["make test"]
+
+
+def names_in(code: CodeType, *operations):
+    """Names on which this code, or a function or class inside it, does one of the operations."""
+    for step in dis.get_instructions(code):
+        if step.opname in operations:
+            yield step.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_in(constant, *operations)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_name_in_the_package_is_defined(path):
+    # ruff takes jaxtyping's axis names for undefined names, and is told to be silent here.
+    dotted = ".".join(path.relative_to(ROOT / "utils").with_suffix("").parts)
+    module = importlib.import_module(dotted.removesuffix(".__init__"))
+    code = compile(path.read_text(encoding="utf-8"), path.name, "exec")
+    known = {*dir(module), *dir(builtins), *names_in(code, "STORE_NAME"), "__annotations__"}
+    undefined = set(names_in(code, "LOAD_GLOBAL", "LOAD_NAME")) - known
+    assert not undefined
