@@ -1,0 +1,1 @@
+"""Events: generators of toy samples (``toys``) and real open data (``opendata``)."""
