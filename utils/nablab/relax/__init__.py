@@ -1,0 +1,1 @@
+"""Soft versions of the steps that have no gradient, and their hard originals."""

@@ -1,0 +1,157 @@
+"""Histograms with a gradient, and the hard one with the same signature.
+
+Each function maps events to ``Counts``: the weighted number of events per bin and its variance.
+An event belongs to bin k with a membership p_k between 0 and 1, so that
+
+    counts_k = sum_i w_i p_k(x_i),      variance_k = sum_i (w_i p_k(x_i))^2 .
+
+Events pass in blocks, so that memory does not grow with events x bins.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nablab import checks
+
+BLOCK = 8192
+
+
+class Counts(NamedTuple):
+    """Weighted counts per bin, and their variances (sums of squared weights)."""
+
+    values: Float[Array, "bins"]
+    variances: Float[Array, "bins"]
+
+
+def kde_counts(
+    x: Float[Array, "events"],
+    edges: Float[Array, "bins+1"],
+    bandwidth: Float[Array, ""] | float,
+    weights: Float[Array, "events"] | None = None,
+    fold_tails: bool = False,
+) -> Counts:
+    """Integrals over each bin of a Gaussian kernel density estimate (neos, arXiv:2203.05570).
+
+    Args:
+        x: the observable, one value per event.
+        edges: increasing bin edges, in the unit of ``x``.
+        bandwidth: standard deviation of the kernel, in the unit of ``x``. Far below the bin
+            width the counts are those of :func:`hard_counts`, and the gradient is zero.
+        weights: event weights; 1 where absent.
+        fold_tails: count what lies outside the edges in the first and last bin, instead of
+            dropping it.
+
+    Returns:
+        Counts, differentiable in ``x``, ``edges``, ``bandwidth`` and ``weights``.
+
+    Raises:
+        ValueError: an entry is not finite, the edges do not increase, or the bandwidth is not
+            positive.
+    """
+    checks.positive("bandwidth", bandwidth)
+    edges = _checked_edges(x, edges, weights)
+
+    def memberships(block):
+        cumulative = jax.scipy.stats.norm.cdf((edges - block[:, None]) / bandwidth)
+        if fold_tails:
+            cumulative = cumulative.at[:, 0].set(0.0).at[:, -1].set(1.0)
+        return jnp.diff(cumulative, axis=1)
+
+    return _sum_in_blocks(memberships, x, weights)
+
+
+def softmax_counts(
+    x: Float[Array, "events"],
+    edges: Float[Array, "bins+1"],
+    bandwidth: Float[Array, ""] | float,
+    weights: Float[Array, "events"] | None = None,
+    fold_tails: bool = False,
+) -> Counts:
+    """Soft binning by a softmax over the bins (arXiv:1806.06988).
+
+    The score of a bin is a straight line in ``x``; the lines of neighbouring bins cross at the
+    edge between them, and the scores are divided by a temperature, here called ``bandwidth`` and
+    in the unit of ``x``. Arguments, result and errors as for :func:`kde_counts`.
+    """
+    checks.positive("bandwidth", bandwidth)
+    edges = _checked_edges(x, edges, weights)
+    # Bins 0 and -1 of this ladder are the tails; the slopes count up from one bin to the next.
+    slopes = jnp.arange(edges.shape[0] + 1)
+    # Measuring from the middle edge keeps the scores, and their rounding errors, small.
+    middle = edges[edges.shape[0] // 2]
+    offsets = jnp.concatenate([jnp.zeros(1), -jnp.cumsum(edges - middle)])
+
+    def memberships(block):
+        scores = (slopes * (block[:, None] - middle) + offsets) / bandwidth
+        p = jax.nn.softmax(scores, axis=1)
+        inside = p[:, 1:-1]
+        return inside.at[:, 0].add(p[:, 0]).at[:, -1].add(p[:, -1]) if fold_tails else inside
+
+    return _sum_in_blocks(memberships, x, weights)
+
+
+def hard_counts(
+    x: Float[Array, "events"],
+    edges: Float[Array, "bins+1"],
+    bandwidth: float | None = None,
+    weights: Float[Array, "events"] | None = None,
+    fold_tails: bool = False,
+) -> Counts:
+    """The ordinary histogram, with the bin convention of ``numpy.histogram``.
+
+    Arguments, result and errors as for :func:`kde_counts`; ``bandwidth`` is not used. There is a
+    gradient in ``weights`` only: the one in ``x`` and ``edges`` is zero almost everywhere.
+    """
+    edges = _checked_edges(x, edges, weights)
+    x, weights = jnp.asarray(x), _or_ones(weights, x)
+    bins = edges.shape[0] - 1
+    index = jnp.searchsorted(edges, x, side="right") - 1
+    index = jnp.where(x == edges[-1], bins - 1, index)  # the last bin includes its right edge
+    if fold_tails:
+        index = jnp.clip(index, 0, bins - 1)
+    inside = (index >= 0) & (index < bins)
+    index, weights = jnp.where(inside, index, 0), jnp.where(inside, weights, 0.0)
+    zeros = jnp.zeros(bins)
+    return Counts(zeros.at[index].add(weights), zeros.at[index].add(weights**2))
+
+
+def _checked_edges(x, edges, weights):
+    if jnp.ndim(x) != 1:
+        raise ValueError(f"x must have one value per event, got shape {jnp.shape(x)}")
+    checks.finite("x", x)
+    checks.edges("edges", edges)
+    if weights is not None:
+        checks.finite("weights", weights)
+        checks.same_length(x=x, weights=weights)
+    return jnp.asarray(edges, dtype=float)
+
+
+def _or_ones(weights, x):
+    ones = jnp.ones(jnp.shape(x))
+    return ones if weights is None else jnp.asarray(weights) * ones
+
+
+def _sum_in_blocks(memberships, x, weights) -> Counts:
+    """Sum the weighted memberships and their squares, one block of events after the other."""
+    x, weights = jnp.asarray(x, dtype=float), _or_ones(weights, x)
+
+    @jax.checkpoint  # recomputed in the backward pass, so that no block is kept in memory
+    def block_counts(x, weights):
+        weighted = weights[:, None] * memberships(x)
+        return weighted.sum(axis=0), (weighted**2).sum(axis=0)
+
+    if x.shape[0] <= BLOCK:
+        return Counts(*block_counts(x, weights))
+    padding = -x.shape[0] % BLOCK  # the events that fill up the last block have weight 0
+    x = jnp.pad(x, (0, padding)).reshape(-1, BLOCK)
+    weights = jnp.pad(weights, (0, padding)).reshape(-1, BLOCK)
+
+    def add(total, block):
+        return jax.tree.map(jnp.add, total, block_counts(*block)), None
+
+    bins = jax.eval_shape(memberships, x[0]).shape[1]
+    total, _ = jax.lax.scan(add, (jnp.zeros(bins), jnp.zeros(bins)), (x, weights))
+    return Counts(*total)
