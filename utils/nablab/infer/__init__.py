@@ -1,0 +1,1 @@
+"""Statistical inference whose every number has a gradient: likelihoods, fits, tests."""

@@ -1,0 +1,195 @@
+"""HistFactory likelihoods whose numbers may be traced JAX arrays.
+
+pyhf is asked for the structure of a model (parameter order, starting values, bounds, constraint
+terms) once per structure, with made-up numbers in place of the yields. The numbers themselves
+never pass through pyhf: they flow through the pure functions below, so that the likelihood is
+differentiable in its parameters *and* in every yield of the specification.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from nablab import checks
+from nablab.infer import interpolation, specification
+from nablab.infer.specification import Structure
+
+PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
+# Below this rate the Poisson log-likelihood goes on as a straight line, so that an empty bin with
+# data in it is very unlikely and has a finite gradient, instead of infinity and NaN.
+SMALLEST_RATE = 1e-10
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "nominal",
+        "shift_down",
+        "shift_up",
+        "normsys_down",
+        "normsys_up",
+        "poisson_scale",
+        "normal_width",
+        "auxdata",
+        "init",
+        "lower",
+        "upper",
+        "fixed",
+    ],
+    meta_fields=["structure"],
+)
+@dataclass(frozen=True)
+class Model:
+    """A HistFactory model: numbers (all differentiable) and a fixed structure."""
+
+    structure: Structure
+    nominal: Float[Array, "cells"]
+    shift_down: Float[Array, "rows cells"]
+    shift_up: Float[Array, "rows cells"]
+    normsys_down: Float[Array, "normsys"]
+    normsys_up: Float[Array, "normsys"]
+    poisson_scale: Float[Array, "poisson"]
+    normal_width: Float[Array, "normal"]
+    auxdata: Float[Array, "auxiliary"]
+    init: Float[Array, "parameters"]
+    lower: Float[Array, "parameters"]
+    upper: Float[Array, "parameters"]
+    fixed: Bool[Array, "parameters"]
+
+    @property
+    def poi_index(self) -> int:
+        """Index of the parameter of interest."""
+        return self.structure.poi_index
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names in the order of the parameter vector, as in pyhf."""
+        return self.structure.parameter_names
+
+    def parameters(self, poi: Float[Array, ""] | float) -> Float[Array, "parameters"]:
+        """The starting values with the parameter of interest set to ``poi``."""
+        return self.init.at[self.poi_index].set(poi)
+
+    def expected_by_cell(self, parameters: Float[Array, "parameters"]) -> Float[Array, "cells"]:
+        """Expected events of each sample in each bin."""
+        s = self.structure
+        additive, factor = (interpolation.ADDITIVE[s.codes[0]], interpolation.FACTOR[s.codes[1]])
+        shifted = self.nominal + additive(
+            parameters[s.shifts], self.shift_down, self.nominal, self.shift_up
+        ).sum(axis=0)
+        normsys = factor(parameters[s.normsys_parameter], self.normsys_down, 1.0, self.normsys_up)
+        all_factors = jnp.concatenate([parameters, normsys, jnp.ones(1)])
+        return shifted * jnp.prod(all_factors[s.factors], axis=0)
+
+    def expected_main(self, parameters: Float[Array, "parameters"]) -> Float[Array, "bins"]:
+        """Expected events in each bin; channels in alphabetic order, as in pyhf."""
+        by_cell = self.expected_by_cell(parameters)
+        return jnp.zeros(self.structure.main_bins).at[self.structure.cell_bin].add(by_cell)
+
+    def poisson_rates(self, parameters: Float[Array, "parameters"]) -> Float[Array, "counts"]:
+        """Expected main counts, followed by the expected Poisson auxiliary counts."""
+        auxiliary = parameters[self.structure.poisson_parameter] * self.poisson_scale
+        return jnp.concatenate([self.expected_main(parameters), auxiliary])
+
+    def expected_data(self, parameters: Float[Array, "parameters"]) -> Float[Array, "data"]:
+        """Expected main and auxiliary data, in pyhf's order: the Asimov data set."""
+        s = self.structure
+        rates = self.poisson_rates(parameters)
+        auxiliary = jnp.zeros(self.auxdata.shape)
+        auxiliary = auxiliary.at[s.poisson_auxdata].set(rates[s.main_bins :])
+        auxiliary = auxiliary.at[s.normal_auxdata].set(parameters[s.normal_parameter])
+        return jnp.concatenate([rates[: s.main_bins], auxiliary])
+
+    def logpdf(
+        self, parameters: Float[Array, "parameters"], data: Float[Array, "data"]
+    ) -> Float[Array, ""]:
+        """Log-density of main and auxiliary data, equal to pyhf's."""
+        self.check_data(data)
+        counts, _ = self._split(data)
+        normal = jnp.sum(jnp.log(self.normal_width) + 0.5 * jnp.log(2 * jnp.pi))
+        return (
+            jnp.sum(_log_poisson_at_mean(counts)) - normal - 0.5 * self.deviance(parameters, data)
+        )
+
+    def deviance(
+        self, parameters: Float[Array, "parameters"], data: Float[Array, "data"]
+    ) -> Float[Array, ""]:
+        """Twice the distance of the log-density from that of a perfect description of the data.
+
+        It differs from -2 log L by a constant only, and is 0 at the parameters of an Asimov data
+        set, which keeps small differences free of rounding errors.
+        """
+        s = self.structure
+        counts, measured = self._split(data)
+        pulls = (parameters[s.normal_parameter] - measured) / self.normal_width
+        return jnp.sum(_poisson_deviance(self.poisson_rates(parameters), counts)) + pulls @ pulls
+
+    def check_data(self, data) -> None:
+        """Raise ``ValueError`` unless ``data`` are main and auxiliary measurements of the model."""
+        bins, auxiliary = self.structure.main_bins, self.auxdata.shape[0]
+        if jnp.shape(data) != (bins + auxiliary,):
+            raise ValueError(
+                f"data has shape {jnp.shape(data)}, but the model has {bins} bins followed by "
+                f"{auxiliary} auxiliary measurements"
+            )
+        checks.finite("data", data)
+        checks.positive("data", data[:bins], allow_zero=True)
+
+    def _split(self, data):
+        """All Poisson counts (main bins, then auxiliary), and the normal measurements."""
+        s = self.structure
+        data = jnp.asarray(data, dtype=float)
+        main, auxiliary = data[: s.main_bins], data[s.main_bins :]
+        counts = jnp.concatenate([main, auxiliary[s.poisson_auxdata]])
+        return counts, auxiliary[s.normal_auxdata]
+
+    @classmethod
+    def from_spec(
+        cls, spec: dict, poi_name: str = "mu", codes: dict[str, str] | None = None
+    ) -> "Model":
+        """Build the model of a pyhf specification, whose numbers may be traced.
+
+        Args:
+            spec: what ``pyhf.Model`` takes: ``{"channels": [...], "parameters": [...]}``. Every
+                ``data`` list may be a NumPy or JAX array.
+            poi_name: the parameter of interest.
+            codes: interpolation codes, ``{"histosys": "code0" or "code4p", "normsys": "code1" or
+                "code4"}``; pyhf's defaults are code4p and code4.
+
+        Raises:
+            ValueError: a number is not finite, a nominal yield or an uncertainty is negative, or
+                a code is unknown.
+            pyhf.exceptions.InvalidSpecification, InvalidModel, ...: pyhf's own message for a
+                specification of the wrong form.
+        """
+        codes = {**PYHF_CODES, **(codes or {})}
+        for kind, known in (
+            ("histosys", interpolation.ADDITIVE),
+            ("normsys", interpolation.FACTOR),
+        ):
+            if codes[kind] not in known:
+                raise ValueError(f"codes[{kind!r}] is {codes[kind]!r}: choose from {sorted(known)}")
+        structure, numbers = specification.read(spec, poi_name, codes["histosys"], codes["normsys"])
+        return cls(structure=structure, **numbers)
+
+
+def _poisson_deviance(rates, counts):
+    """-2 log of Poisson(counts | rates) over its largest value, elementwise."""
+    some = counts > 0
+    lowest = jnp.where(some, SMALLEST_RATE, 0.0)
+    reachable = jnp.where(rates < lowest, lowest, rates)
+    ratio = jnp.where(some, reachable, 1.0) / jnp.where(some, counts, 1.0)
+    log_ratio = jnp.where(some, jnp.log(ratio), 0.0)
+    # 0 in the allowed range, below it a steep straight line towards it.
+    below = jnp.where(rates < lowest, rates - lowest, 0.0)
+    continuation = jnp.where(some, counts, 1.0) * below / SMALLEST_RATE
+    return 2.0 * (rates - counts - counts * log_ratio - continuation)
+
+
+def _log_poisson_at_mean(counts):
+    """log Poisson(counts | counts), the largest value the density can take."""
+    some = jnp.where(counts > 0, counts, 1.0)
+    return jnp.where(counts > 0, counts * jnp.log(some) - counts, 0.0) - jax.lax.lgamma(counts + 1)

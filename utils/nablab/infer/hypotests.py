@@ -1,0 +1,244 @@
+"""Test statistics, p-values and CLs in the asymptotic limit (Cowan et al., arXiv:1007.1727).
+
+The semantics are pyhf's. Upper tails are computed as such (``norm.sf``), never as ``1 - cdf``:
+beyond 8 standard deviations the latter is exactly zero.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from inspect import signature
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+from nablab.infer import fits
+from nablab.infer.fits import Certificate, Fit
+from nablab.infer.histfactory import Model
+
+# The expected band, in pyhf's order: the smallest CLs (most signal-unlike data) first.
+BAND = jnp.array([2.0, 1.0, 0.0, -1.0, -2.0])
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value", "best_fit", "fixed_fit"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class TestStatistic:
+    """Value of a test statistic and the two fits behind it."""
+
+    __test__ = False  # not a test class
+
+    value: Float[Array, ""]
+    best_fit: Fit
+    fixed_fit: Fit
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["observed", "expected", "certificates"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class PValues:
+    """Observed and expected p-values (or CLs), with what is known about the fits.
+
+    Attributes:
+        observed: for the data; NaN where only the expectation was asked for.
+        expected: for fluctuations of +2, +1, 0, -1, -2 standard deviations, as in pyhf.
+        certificates: one per fit.
+    """
+
+    observed: Float[Array, ""]
+    expected: Float[Array, "5"]
+    certificates: tuple[Certificate, ...]
+
+    @property
+    def median(self) -> Float[Array, ""]:
+        """The median expected value."""
+        return self.expected[2]
+
+    @property
+    def converged(self):
+        """Whether every fit behind the numbers found a minimum."""
+        return jnp.stack([c.converged for c in self.certificates]).all()
+
+    def require(self) -> "PValues":
+        """Raise ``RuntimeError`` if a fit failed; return the p-values otherwise."""
+        for certificate in self.certificates:
+            certificate.require()
+        return self
+
+
+def _compiled(function: Callable) -> Callable:
+    """Compile a function of (model, data, ...) once per structure; check the data before."""
+    choices = [name for name in ("test_statistic",) if name in signature(function).parameters]
+    jitted = jax.jit(function, static_argnames=choices)
+
+    @wraps(function)
+    def checked(model, data, *args, **kwargs):
+        model.check_data(data)
+        return jitted(model, jnp.asarray(data, dtype=float), *args, **kwargs)
+
+    return checked
+
+
+@_compiled
+def best_fit(model: Model, data: Float[Array, "data"]) -> Fit:
+    """Maximum-likelihood fit of all parameters; ``value`` is the deviance."""
+    return _fit(model, data, model.init, model.fixed)
+
+
+@_compiled
+def fixed_poi_fit(model: Model, data: Float[Array, "data"], poi: Float[Array, ""] | float) -> Fit:
+    """Maximum-likelihood fit with the parameter of interest held at ``poi``."""
+    fixed = model.fixed.at[model.poi_index].set(True)
+    return _fit(model, data, model.parameters(poi), fixed)
+
+
+def _fit(model, data, init, fixed):
+    # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
+    # can be two minima: one on each side.
+    starts = None
+    if len(model.structure.interpolated):
+        shift = jnp.zeros(init.shape).at[model.structure.interpolated].set(1.0)
+        starts = jnp.stack([init + shift, init - shift])
+    return fits.minimize(
+        lambda parameters: model.deviance(parameters, data),
+        init, model.lower, model.upper, fixed, starts,
+    )  # fmt: skip
+
+
+@_compiled
+def q0(model: Model, data: Float[Array, "data"]) -> TestStatistic:
+    """Discovery: evidence against the absence of signal; 0 for a deficit (eq. 12)."""
+    return _likelihood_ratio(model, data, 0.0, lambda best: best >= 0.0)
+
+
+@_compiled
+def qmu(model: Model, data: Float[Array, "data"], mu: Float[Array, ""] | float) -> TestStatistic:
+    """Upper limit: evidence against signal strength ``mu``; 0 for an excess over it (eq. 14).
+
+    With the bound of 0 on the parameter of interest, pyhf's default, this is also the value of
+    q-mu-tilde (eq. 16); the two differ in their asymptotic distributions, see :func:`cls`.
+    """
+    return _likelihood_ratio(model, data, mu, lambda best: best <= mu)
+
+
+@_compiled
+def qmu_tilde(
+    model: Model, data: Float[Array, "data"], mu: Float[Array, ""] | float
+) -> TestStatistic:
+    """:func:`qmu` with the best fit restricted to signal strengths of at least 0 (eq. 16)."""
+    return qmu(_non_negative(model), data, mu)
+
+
+def _non_negative(model: Model) -> Model:
+    lower = model.lower.at[model.poi_index].max(0.0)
+    return replace(model, lower=lower)
+
+
+def _likelihood_ratio(model, data, mu, counts_against):
+    best, fixed = best_fit(model, data), fixed_poi_fit(model, data, mu)
+    against = counts_against(best.parameters[model.poi_index])
+    value = jnp.where(against, jnp.maximum(fixed.value - best.value, 0.0), 0.0)
+    return TestStatistic(value, best, fixed)
+
+
+@_compiled
+def cls(
+    model: Model,
+    data: Float[Array, "data"],
+    mu: Float[Array, ""] | float = 1.0,
+    test_statistic: str = "qtilde",
+) -> PValues:
+    """Observed CLs and its expected band, with the nuisance parameters profiled on ``data``.
+
+    Args:
+        model: the likelihood.
+        data: main and auxiliary measurements, in pyhf's order.
+        mu: the signal strength under test.
+        test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``.
+
+    Returns:
+        The values of ``pyhf.infer.hypotest(mu, data, model, return_expected_set=True)``.
+
+    Raises:
+        ValueError: unknown test statistic, or data that do not fit the model.
+    """
+    if test_statistic not in ("q", "qtilde"):
+        raise ValueError(f"test_statistic is {test_statistic!r}: choose 'q' or 'qtilde'")
+    model = _non_negative(model) if test_statistic == "qtilde" else model
+    observed = qmu(model, data, mu)
+    background = fixed_poi_fit(model, data, 0.0)
+    asimov = model.expected_data(background.parameters)
+    root_asimov, asimov_fit = _root_asimov(model, asimov, background.parameters, mu)
+    root = _root(observed.value)
+    distance = root - root_asimov
+    if test_statistic == "qtilde":  # eq. 65: another distribution beyond the Asimov value
+        safe = jnp.where(root > root_asimov, root_asimov, 1.0)
+        beyond = (observed.value - root_asimov**2) / (2.0 * safe)
+        distance = jnp.where(root > root_asimov, beyond, distance)
+    certificates = tuple(
+        fit.certificate for fit in (observed.best_fit, observed.fixed_fit, background, asimov_fit)
+    )
+    return PValues(_cls(distance, root_asimov), _cls(BAND, root_asimov), certificates)
+
+
+@jax.jit
+def expected_cls(model: Model, mu: Float[Array, ""] | float = 1.0) -> PValues:
+    """Expected CLs and its band, before any data: nuisance parameters at their starting values.
+
+    This is what an optimisation may look at. The background-only Asimov data set is described
+    perfectly by the parameters that made it, so that a single fit is enough.
+    """
+    truth = model.parameters(0.0)
+    root_asimov, fit = _root_asimov(model, model.expected_data(truth), truth, mu)
+    return PValues(jnp.full((), jnp.nan), _cls(BAND, root_asimov), (fit.certificate,))
+
+
+def _root_asimov(model, asimov, truth, mu):
+    """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, where q is 0."""
+    fit = fixed_poi_fit(model, asimov, mu)
+    return _root(fit.value - model.deviance(truth, asimov)), fit
+
+
+def _cls(distance, root_asimov):
+    """CLs+b / CLb at a distance from the background-only median, in standard deviations."""
+    return jnp.exp(norm.logsf(distance + root_asimov) - norm.logsf(distance))
+
+
+def _root(q):
+    """Square root whose derivative at 0 is 0: one-sided, as q only grows from there."""
+    positive = q > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1.0)), 0.0)
+
+
+@_compiled
+def p0(model: Model, data: Float[Array, "data"]) -> PValues:
+    """Discovery p-value, and its expected band for signal strength 1 profiled on ``data``.
+
+    Returns:
+        The values of ``pyhf.infer.hypotest(0, data, model, test_stat="q0",
+        return_expected_set=True)``.
+    """
+    observed = q0(model, data)
+    signal = fixed_poi_fit(model, data, 1.0)
+    asimov = model.expected_data(signal.parameters)
+    root_asimov, asimov_fit = _root_asimov(model, asimov, signal.parameters, 0.0)
+    certificates = tuple(
+        fit.certificate for fit in (observed.best_fit, observed.fixed_fit, signal, asimov_fit)
+    )
+    return PValues(norm.sf(_root(observed.value)), norm.sf(BAND + root_asimov), certificates)
+
+
+@jax.jit
+def expected_p0(model: Model, mu: Float[Array, ""] | float = 1.0) -> PValues:
+    """Expected discovery p-value and its band for signal strength ``mu``, before any data."""
+    truth = model.parameters(mu)
+    root_asimov, fit = _root_asimov(model, model.expected_data(truth), truth, 0.0)
+    return PValues(jnp.full((), jnp.nan), norm.sf(BAND + root_asimov), (fit.certificate,))
