@@ -92,6 +92,13 @@ def test_stores_no_error_by_accident(notebook):
         assert failed == announced, cell.source
 
 
+def test_stores_no_warnings(notebook):
+    # nor text progress bars, whose speed differs from run to run: tqdm.auto draws a widget
+    for cell in code_cells(notebook):
+        complaints = [output.text for output in cell.outputs if output.get("name") == "stderr"]
+        assert not complaints, cell.source
+
+
 def test_stores_no_widget_state(notebook):
     assert "widgets" not in notebook.metadata
     for cell in code_cells(notebook):

@@ -1,0 +1,1 @@
+"""Training an analysis on the number it publishes, and reporting it honestly."""
