@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,8 @@ class Certificate:
 class Fit:
     """Where the minimum is, how deep, and how sure."""
 
-    parameters: Float[Array, "parameters"]
-    value: Float[Array, ""]
+    parameters: Float[Array, "*batch parameters"]
+    value: Float[Array, "*batch"]
     certificate: Certificate
 
 
@@ -129,35 +130,50 @@ def minimize(
         return x - jnp.clip(x - gradient(x), *box)
 
     def solve(_, x):
-        newton = partial(_newton, function, lower=box[0], upper=box[1], tolerance=tolerance,
-                         max_iterations=max_iterations)  # fmt: skip
-        if starts is None:
-            x, (_, iterations) = newton(x)
-            return x, iterations.astype(float)  # integers have no tangent
-        all_starts = jnp.concatenate([x[None], jnp.clip(starts, *box)])
-        points, (values, iterations) = jax.vmap(newton)(all_starts)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        return points[best], iterations[best].astype(float)
+        all_starts = x[None] if starts is None else jnp.concatenate([x[None], starts])
+        end = jax.vmap(lambda x: _newton(function, x, *box, tolerance, max_iterations))(
+            jnp.clip(all_starts, *box)
+        )
+        best = jnp.argmin(jnp.where(jnp.isfinite(end.value), end.value, jnp.inf))
+        end = jax.tree.map(lambda field: field[best], end)
+        return end.x, jax.tree.map(lambda field: field.astype(float), end)  # integers have no slope
 
     def tangent_solve(linear, right_hand_side):
         jacobian = jax.vmap(linear, out_axes=1)(jnp.eye(init.shape[0]))
         return _inverse(jacobian)[0] @ right_hand_side
 
-    parameters, iterations = jax.lax.custom_root(
+    parameters, end = jax.lax.custom_root(
         optimality, jnp.clip(init, *box), solve, tangent_solve, has_aux=True
     )
-    certificate = _certify(function, parameters, box, tolerance, iterations)
-    return Fit(parameters, function(parameters), certificate)
+    return Fit(parameters, function(parameters), _certify(end, box, tolerance))
 
 
-def _newton(function, x, *, lower, upper, tolerance, max_iterations):
-    """Damped projected Newton iteration; returns the point, and (value, iterations)."""
-    derivatives = _derivatives(function, lower, upper)
+class _Iteration(NamedTuple):
+    """Where the iteration stands: the derivatives are those at ``x`` once it is done."""
+
+    x: Array
+    value: Array
+    gradient: Array
+    hessian: Array
+    active: Array
+    damping: Array
+    count: Array
+    done: Array
+
+
+def _newton(function, x, lower, upper, tolerance, max_iterations) -> _Iteration:
+    """Damped projected Newton iteration."""
 
     def step(state):
-        x, value, (gradient, hessian, active, scale), damping, iterations, _ = state
+        x, value = state.x, state.value
+        gradient, hessian = jax.grad(function)(x), jax.hessian(function)(x)
+        # Parameters pressed against a bound, and the fixed ones, take no part in the step.
+        active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+        active = active | (lower == upper)
+        scale = _scale(hessian)
+        done = _gradient_norm(gradient, active, scale) <= tolerance
         free_hessian = jnp.where(active[:, None] | active, jnp.diag(active * scale), hessian)
-        inverse, smallest_pivot = _inverse(free_hessian + damping * jnp.diag(scale))
+        inverse, smallest_pivot = _inverse(free_hessian + state.damping * jnp.diag(scale))
         trial = jnp.clip(x - inverse @ jnp.where(active, 0.0, gradient), lower, upper)
         move = trial - x
         predicted = -(gradient @ move + 0.5 * move @ hessian @ move)
@@ -168,57 +184,56 @@ def _newton(function, x, *, lower, upper, tolerance, max_iterations):
             (jnp.abs(predicted) < rounding) & (trial_value - value < rounding)
         )
         good = (smallest_pivot > 0) & (predicted > 0) & downhill & jnp.isfinite(trial_value)
-        x, value = jnp.where(good, trial, x), jnp.where(good, trial_value, value)
-        eased = jnp.where(damping > 1e-6, damping / 10, 0.0)
-        damping = jnp.where(good, eased, jnp.maximum(10 * damping, 1e-3))
-        at_x = derivatives(x)
-        return x, value, at_x, damping, iterations + 1, _gradient_norm(at_x) <= tolerance
+        eased = jnp.where(state.damping > 1e-6, state.damping / 10, 0.0)
+        damping = jnp.where(good, eased, jnp.maximum(10 * state.damping, 1e-3))
+        move_on = good & ~done
+        return _Iteration(
+            x=jnp.where(move_on, trial, x),
+            value=jnp.where(move_on, trial_value, value),
+            gradient=gradient,
+            hessian=hessian,
+            active=active,
+            damping=damping,
+            count=state.count + 1,
+            done=done,
+        )
 
     def unfinished(state):
-        _, value, _, damping, iterations, done = state
-        return ~done & (iterations < max_iterations) & (damping < 1e12) & jnp.isfinite(value)
+        in_reach = (state.count < max_iterations) & (state.damping < 1e12)
+        return ~state.done & in_reach & jnp.isfinite(state.value)
 
-    at_x = derivatives(x)
-    start = (
-        x,
-        function(x),
-        at_x,
-        jnp.zeros(()),
-        jnp.zeros((), int),
-        _gradient_norm(at_x) <= tolerance,
+    size = x.shape[0]
+    start = _Iteration(
+        x=x,
+        value=function(x),
+        gradient=jnp.full(size, jnp.nan),
+        hessian=jnp.full((size, size), jnp.nan),
+        active=jnp.zeros(size, bool),
+        damping=jnp.zeros(()),
+        count=jnp.zeros((), int),
+        done=jnp.zeros((), bool),
     )
-    x, value, _, _, iterations, _ = jax.lax.while_loop(unfinished, step, start)
-    return x, (value, iterations)
+    return jax.lax.while_loop(unfinished, step, start)
 
 
-def _derivatives(function, lower, upper):
-    """At a point: gradient, Hessian, parameters pressed against a bound, curvature scales."""
-
-    def at(x):
-        gradient, hessian = jax.grad(function)(x), jax.hessian(function)(x)
-        active = (
-            ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0)) | (lower == upper)
-        )
-        curvature = jnp.abs(jnp.diagonal(hessian))
-        return gradient, hessian, active, jnp.where(curvature > 1e-12, curvature, 1.0)
-
-    return at
+def _scale(hessian):
+    """Curvature of each parameter, 1 where there is none."""
+    curvature = jnp.abs(jnp.diagonal(hessian))
+    return jnp.where(curvature > 1e-12, curvature, 1.0)
 
 
-def _gradient_norm(at_x):
-    gradient, _, active, scale = at_x
+def _gradient_norm(gradient, active, scale):
     return jnp.max(jnp.abs(jnp.where(active, 0.0, gradient)) / jnp.sqrt(scale), initial=0.0)
 
 
-def _certify(function, x, box, tolerance, iterations) -> Certificate:
-    x = jax.lax.stop_gradient(x)
-    at_x = gradient, hessian, active, scale = _derivatives(function, *box)(x)
-    norm = _gradient_norm(at_x)
+def _certify(end, box, tolerance) -> Certificate:
+    end = jax.lax.stop_gradient(end)
+    active, scale = end.active > 0, _scale(end.hessian)
+    norm = _gradient_norm(end.gradient, active, scale)
     unit = 1.0 / jnp.sqrt(scale)
-    in_units = jnp.where(
-        active[:, None] | active, jnp.diag(active * 1.0), unit[:, None] * hessian * unit
-    )
-    finite = jnp.isfinite(function(x)) & jnp.isfinite(gradient).all() & jnp.isfinite(hessian).all()
+    in_units = unit[:, None] * end.hessian * unit
+    in_units = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), in_units)
+    finite = jnp.isfinite(end.value) & jnp.isfinite(norm) & jnp.isfinite(in_units).all()
     # The smallest pivot tells the sign of the smallest eigenvalue at a fraction of its cost.
     minimum = _inverse(in_units)[1] > 1e-12
     status = jnp.where(
@@ -230,10 +245,9 @@ def _certify(function, x, box, tolerance, iterations) -> Certificate:
             jnp.where(minimum, Status.CONVERGED, Status.NOT_A_MINIMUM),
         ),
     )
-    smallest = jnp.linalg.eigvalsh(jnp.where(finite, in_units, jnp.eye(x.shape[0])))[0]
-    return jax.lax.stop_gradient(
-        Certificate(status, norm, smallest, active & (box[0] < box[1]), iterations.astype(int))
-    )
+    smallest = jnp.linalg.eigvalsh(jnp.where(finite, in_units, jnp.eye(unit.shape[0])))[0]
+    at_bound = active & (box[0] < box[1])
+    return Certificate(status, norm, smallest, at_bound, end.count.astype(int))
 
 
 def _inverse(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
@@ -244,15 +258,17 @@ def _inverse(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Ar
     calls inside a batched loop have been seen to hang.
     """
 
+    size = matrix.shape[0]
+    index = jnp.arange(size)
+
     def eliminate(k, state):
         matrix, smallest = state
+        here = index == k
         pivot = matrix[k, k]
         safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
-        row = (matrix[k] / safe).at[k].set(1.0 / safe)
-        column = matrix[:, k].at[k].set(-1.0)
-        matrix = matrix.at[:, k].set(0.0) - jnp.outer(column, row)
-        matrix = matrix.at[k].set(row)
-        return matrix, jnp.minimum(smallest, pivot)
+        row = jnp.where(here, 1.0, matrix[k]) / safe
+        column = jnp.where(here, 0.0, matrix[:, k])
+        cleared = jnp.where(here, 0.0, matrix) - column[:, None] * row
+        return jnp.where(here[:, None], row, cleared), jnp.minimum(smallest, pivot)
 
-    size = matrix.shape[0]
-    return jax.lax.fori_loop(0, size, eliminate, (matrix, jnp.full((), jnp.inf)), unroll=size <= 8)
+    return jax.lax.fori_loop(0, size, eliminate, (matrix, jnp.full((), jnp.inf)))

@@ -90,33 +90,44 @@ def _compiled(function: Callable) -> Callable:
 @_compiled
 def best_fit(model: Model, data: Float[Array, "data"]) -> Fit:
     """Maximum-likelihood fit of all parameters; ``value`` is the deviance."""
-    return _fit(model, data, model.init, model.fixed)
+    return _fits(model, data, None)[0]
 
 
 @_compiled
 def fixed_poi_fit(model: Model, data: Float[Array, "data"], poi: Float[Array, ""] | float) -> Fit:
     """Maximum-likelihood fit with the parameter of interest held at ``poi``."""
-    fixed = model.fixed.at[model.poi_index].set(True)
-    return _fit(model, data, model.parameters(poi), fixed)
+    return _fits(model, data, poi)[0]
 
 
-def _fit(model, data, init, fixed):
+def _fits(model, data, *pois) -> list[Fit]:
+    """Fits to the same data, side by side: for each value of the poi, or None where it is free."""
+    free = [poi is None for poi in pois]
+    inits = [model.init if poi is None else model.parameters(poi) for poi in pois]
+    fixed = [model.fixed.at[model.poi_index].set(not is_free) for is_free in free]
     # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
     # can be two minima: one on each side.
-    starts = None
-    if len(model.structure.interpolated):
-        shift = jnp.zeros(init.shape).at[model.structure.interpolated].set(1.0)
-        starts = jnp.stack([init + shift, init - shift])
-    return fits.minimize(
-        lambda parameters: model.deviance(parameters, data),
-        init, model.lower, model.upper, fixed, starts,
-    )  # fmt: skip
+    sides = [1.0, -1.0] if len(model.structure.interpolated) else []
+    shift = jnp.zeros(model.init.shape).at[model.structure.interpolated].set(1.0)
+
+    def fit(init, fixed):
+        return fits.minimize(
+            lambda parameters: model.deviance(parameters, data),
+            init,
+            model.lower,
+            model.upper,
+            fixed,
+            starts=jnp.stack([init + side * shift for side in sides]) if sides else None,
+        )
+
+    together = jax.vmap(fit)(jnp.stack(inits), jnp.stack(fixed))
+    return [jax.tree.map(lambda field, k=k: field[k], together) for k in range(len(pois))]
 
 
 @_compiled
 def q0(model: Model, data: Float[Array, "data"]) -> TestStatistic:
     """Discovery: evidence against the absence of signal; 0 for a deficit (eq. 12)."""
-    return _likelihood_ratio(model, data, 0.0, lambda best: best >= 0.0)
+    best, fixed = _fits(model, data, None, 0.0)
+    return _statistic(best, fixed, best.parameters[model.poi_index] > 0.0)
 
 
 @_compiled
@@ -126,7 +137,8 @@ def qmu(model: Model, data: Float[Array, "data"], mu: Float[Array, ""] | float) 
     With the bound of 0 on the parameter of interest, pyhf's default, this is also the value of
     q-mu-tilde (eq. 16); the two differ in their asymptotic distributions, see :func:`cls`.
     """
-    return _likelihood_ratio(model, data, mu, lambda best: best <= mu)
+    best, fixed = _fits(model, data, None, mu)
+    return _statistic(best, fixed, best.parameters[model.poi_index] < mu)
 
 
 @_compiled
@@ -142,11 +154,9 @@ def _non_negative(model: Model) -> Model:
     return replace(model, lower=lower)
 
 
-def _likelihood_ratio(model, data, mu, counts_against):
-    best, fixed = best_fit(model, data), fixed_poi_fit(model, data, mu)
-    against = counts_against(best.parameters[model.poi_index])
-    value = jnp.where(against, jnp.maximum(fixed.value - best.value, 0.0), 0.0)
-    return TestStatistic(value, best, fixed)
+def _statistic(best: Fit, fixed: Fit, counts_as_evidence) -> TestStatistic:
+    difference = jnp.maximum(fixed.value - best.value, 0.0)
+    return TestStatistic(jnp.where(counts_as_evidence, difference, 0.0), best, fixed)
 
 
 @_compiled
@@ -173,19 +183,17 @@ def cls(
     if test_statistic not in ("q", "qtilde"):
         raise ValueError(f"test_statistic is {test_statistic!r}: choose 'q' or 'qtilde'")
     model = _non_negative(model) if test_statistic == "qtilde" else model
-    observed = qmu(model, data, mu)
-    background = fixed_poi_fit(model, data, 0.0)
+    best, fixed, background = _fits(model, data, None, mu, 0.0)
+    observed = _statistic(best, fixed, best.parameters[model.poi_index] < mu)
     asimov = model.expected_data(background.parameters)
     root_asimov, asimov_fit = _root_asimov(model, asimov, background.parameters, mu)
     root = _root(observed.value)
     distance = root - root_asimov
     if test_statistic == "qtilde":  # eq. 65: another distribution beyond the Asimov value
-        safe = jnp.where(root > root_asimov, root_asimov, 1.0)
-        beyond = (observed.value - root_asimov**2) / (2.0 * safe)
-        distance = jnp.where(root > root_asimov, beyond, distance)
-    certificates = tuple(
-        fit.certificate for fit in (observed.best_fit, observed.fixed_fit, background, asimov_fit)
-    )
+        far = (root > root_asimov) & (root_asimov > 0)
+        beyond = (observed.value - root_asimov**2) / (2.0 * jnp.where(far, root_asimov, 1.0))
+        distance = jnp.where(far, beyond, distance)
+    certificates = tuple(fit.certificate for fit in (best, fixed, background, asimov_fit))
     return PValues(_cls(distance, root_asimov), _cls(BAND, root_asimov), certificates)
 
 
@@ -203,7 +211,7 @@ def expected_cls(model: Model, mu: Float[Array, ""] | float = 1.0) -> PValues:
 
 def _root_asimov(model, asimov, truth, mu):
     """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, where q is 0."""
-    fit = fixed_poi_fit(model, asimov, mu)
+    (fit,) = _fits(model, asimov, mu)
     return _root(fit.value - model.deviance(truth, asimov)), fit
 
 
@@ -226,13 +234,11 @@ def p0(model: Model, data: Float[Array, "data"]) -> PValues:
         The values of ``pyhf.infer.hypotest(0, data, model, test_stat="q0",
         return_expected_set=True)``.
     """
-    observed = q0(model, data)
-    signal = fixed_poi_fit(model, data, 1.0)
+    best, fixed, signal = _fits(model, data, None, 0.0, 1.0)
+    observed = _statistic(best, fixed, best.parameters[model.poi_index] > 0.0)
     asimov = model.expected_data(signal.parameters)
     root_asimov, asimov_fit = _root_asimov(model, asimov, signal.parameters, 0.0)
-    certificates = tuple(
-        fit.certificate for fit in (observed.best_fit, observed.fixed_fit, signal, asimov_fit)
-    )
+    certificates = tuple(fit.certificate for fit in (best, fixed, signal, asimov_fit))
     return PValues(norm.sf(_root(observed.value)), norm.sf(BAND + root_asimov), certificates)
 
 

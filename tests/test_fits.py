@@ -1,0 +1,133 @@
+"""Minima, their certificates, and their derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from nablab.infer import fits
+from nablab.infer.fits import Status
+
+
+def rosenbrock(x):
+    return jnp.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
+
+
+def tilted(x, theta):
+    """A convex function of three parameters, not quadratic, moved by theta."""
+    matrix = jnp.array([[2.0, 0.3, 0.1], [0.3, 1.0, -0.2], [0.1, -0.2, 3.0]])
+    y = x - jnp.array([theta, theta**2, 1.0])
+    return 0.5 * y @ matrix @ y + jnp.sum(jnp.cosh(0.5 * x))
+
+
+@jax.jit
+def minimum(theta, lower=-jnp.inf):
+    return fits.minimize(lambda x: tilted(x, theta), jnp.zeros(3), lower=lower).parameters
+
+
+@pytest.mark.parametrize("size", [2, 12])
+def test_rosenbrock(size):
+    fit = fits.minimize(rosenbrock, jnp.full(size, -0.5), lower=-2.0, upper=3.0)
+    fit.certificate.require()
+    np.testing.assert_allclose(fit.parameters, 1.0, atol=1e-8)
+
+
+def test_box_against_scipy():
+    lower, upper = jnp.array([-2.0, 0.7, -2.0]), jnp.array([0.2, 2.0, 2.0])
+    fit = fits.minimize(rosenbrock, jnp.array([-1.0, 1.5, 1.0]), lower, upper)
+    fit.certificate.require()
+    reference = scipy.optimize.minimize(
+        lambda x: float(rosenbrock(x)),
+        [-1.0, 1.5, 1.0],
+        jac=lambda x: np.array(jax.grad(rosenbrock)(x)),
+        bounds=list(zip(lower, upper, strict=True)),
+        options={"ftol": 1e-15, "gtol": 1e-12},
+    )
+    np.testing.assert_allclose(fit.value, reference.fun, rtol=1e-9)
+    np.testing.assert_allclose(fit.parameters, reference.x, atol=1e-5)
+    np.testing.assert_array_equal(fit.certificate.at_bound, [False, True, False])
+
+
+@pytest.mark.parametrize("lower", [[-np.inf] * 3, [-np.inf, 0.4, -np.inf]])
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev])
+def test_first_and_second_derivative(lower, derivative):
+    """Free, and with the second parameter resting on its bound at this theta."""
+    theta, step, lower = 0.6, 1e-4, jnp.array(lower)
+
+    def central(function):
+        return (function(theta + step) - function(theta - step)) / (2 * step)
+
+    slope = jax.jit(derivative(lambda t: minimum(t, lower)))
+
+    np.testing.assert_allclose(slope(theta), central(lambda t: minimum(t, lower)), atol=1e-7)
+    np.testing.assert_allclose(jax.jit(derivative(slope))(theta), central(slope), atol=1e-6)
+    if lower[1] > 0:
+        assert slope(theta)[1] == 0.0  # the bound holds it, and the others feel that
+
+
+def test_derivative_in_the_value_of_a_fixed_parameter():
+    @jax.jit
+    def others(held):
+        init, fixed = jnp.array([held, 0.0, 0.0]), jnp.array([True, False, False])
+        return fits.minimize(lambda x: tilted(x, 0.5), init, fixed=fixed).parameters
+
+    difference = (others(0.3 + 1e-5) - others(0.3 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.jacrev(others)(0.3), difference, atol=1e-8)
+    assert difference[0] == pytest.approx(1.0)
+
+
+def test_batches():
+    thetas = jnp.linspace(-2.0, 2.0, 7)
+    together = jax.jit(jax.vmap(minimum))(thetas)
+    np.testing.assert_allclose(together, jnp.stack([minimum(t) for t in thetas]), atol=1e-8)
+    slopes = jax.jit(jax.vmap(jax.jacfwd(minimum)))(thetas)
+    assert jnp.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        (lambda x: -jnp.sum(x**2), Status.NOT_A_MINIMUM),  # a maximum at the start
+        (lambda x: (x[0] - 1.0) ** 2 + 0.0 * x[1], Status.NOT_A_MINIMUM),  # no effect of x[1]
+        (lambda x: jnp.sum(jnp.log(x - 1.0)), Status.NOT_FINITE),
+        (lambda x: jnp.exp(-x[0]) + x[1] ** 2, Status.NOT_CONVERGED),  # the minimum is far away
+    ],
+)
+def test_what_is_no_minimum_says_so(function, status):
+    fit = fits.minimize(function, jnp.zeros(2), max_iterations=12)
+    assert fit.certificate.status == status
+    with pytest.raises(RuntimeError, match="fit failed"):
+        fit.certificate.require()
+
+
+def test_more_starts_find_the_deeper_of_two_minima():
+    def double_well(x):
+        return jnp.sum((x**2 - 1.0) ** 2 + 0.3 * x)
+
+    fit = fits.minimize(double_well, jnp.array([0.9]), starts=jnp.array([[-0.8], [0.8]]))
+    assert fit.parameters[0] < -1.0
+    stuck = fits.minimize(double_well, jnp.array([0.9]))
+    assert stuck.parameters[0] > 0.9
+
+
+def test_certificate_in_units_of_the_uncertainties():
+    correlation = 0.6
+    covariance = jnp.array([[4.0, 2.0 * correlation], [2.0 * correlation, 1.0]])
+    precision = jnp.linalg.inv(covariance)
+    fit = fits.minimize(lambda x: 0.5 * x @ precision @ x, jnp.array([3.0, 1.0]))
+    np.testing.assert_allclose(fit.certificate.smallest_eigenvalue, 1 - correlation, rtol=1e-9)
+    assert fit.certificate.gradient_norm < 1e-10
+    assert fit.certificate.iterations <= 3
+
+
+def test_inverse_against_lapack():
+    generator = np.random.default_rng(5)
+    for size in (1, 8, 9, 40):
+        factor = generator.normal(size=(size, size))
+        matrix = jnp.array(factor @ factor.T + 0.1 * np.eye(size))
+        inverse, smallest_pivot = jax.jit(fits._inverse)(matrix)
+        np.testing.assert_allclose(inverse @ matrix, np.eye(size), atol=1e-9)
+        assert smallest_pivot > 0
+        indefinite = matrix - 1.5 * jnp.linalg.eigvalsh(matrix)[-1] * jnp.eye(size)
+        assert jax.jit(fits._inverse)(indefinite)[1] < 0

@@ -1,0 +1,213 @@
+"""Likelihoods against pyhf, number by number, and clear errors for bad specifications."""
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import pyhf
+import pytest
+from models import MU, channel, modifier
+
+from nablab.infer import interpolation
+from nablab.infer.histfactory import Model
+
+ONE_EACH = {
+    "normfactor": modifier("normfactor", "scale"),
+    "normsys": modifier("normsys", "rate", {"lo": 0.8, "hi": 1.15}),
+    "histosys": modifier(
+        "histosys", "shape", {"lo_data": [45.0, 57.0, 9.0], "hi_data": [58.0, 61.0, 14.0]}
+    ),
+    "shapesys": modifier("shapesys", "bins", [5.0, 0.0, 3.0]),
+    "staterror": modifier("staterror", "mc", [4.0, 5.0, 0.0]),
+    "shapefactor": modifier("shapefactor", "free"),
+}
+SPECS = {
+    name: {
+        "channels": [
+            channel("c", signal=([3.0, 5.0, 2.0], [MU]), background=([50.0, 60.0, 11.0], [entry]))
+        ]
+    }
+    for name, entry in ONE_EACH.items()
+} | {"everything": models.everything()}
+CODES = [
+    {"histosys": histosys, "normsys": normsys}
+    for histosys, normsys in [("code4p", "code4"), ("code0", "code1")]
+]
+
+
+@pytest.fixture(params=SPECS)
+def spec(request):
+    return SPECS[request.param]
+
+
+def pair(spec, codes=CODES[0]):
+    settings = {kind: {"interpcode": code} for kind, code in codes.items()}
+    return pyhf.Model(spec, modifier_settings=settings), Model.from_spec(spec, codes=codes)
+
+
+def random_points(reference, points=30):
+    """Parameters inside the bounds, with interpolated ones beyond 1 on either side."""
+    generator = np.random.default_rng(7)
+    lower, upper = np.array(reference.config.suggested_bounds()).T
+    center = np.array(reference.config.suggested_init())
+    width = np.where(lower < 0, 1.5, 0.2)
+    moved = center + width * generator.normal(size=(points, len(center)))
+    return jnp.array(np.clip(moved, lower, upper))
+
+
+@pytest.mark.parametrize("codes", CODES, ids=["code4p-code4", "code0-code1"])
+def test_density_and_expected_data_equal_pyhf(spec, codes):
+    reference, model = pair(spec, codes)
+    assert model.parameter_names == tuple(reference.config.par_names)
+    assert model.poi_index == reference.config.poi_index
+    np.testing.assert_array_equal(model.fixed, reference.config.suggested_fixed())
+    np.testing.assert_allclose(model.init, reference.config.suggested_init())
+    np.testing.assert_allclose(model.auxdata, reference.config.auxdata, rtol=1e-12)
+    main = np.random.default_rng(3).poisson(reference.expected_actualdata(model.init))
+    data = jnp.concatenate([main, jnp.array(reference.config.auxdata)])
+    for parameters in random_points(reference):
+        expected = reference.expected_data(parameters)
+        np.testing.assert_allclose(model.expected_data(parameters), expected, rtol=1e-10)
+        density = reference.logpdf(parameters, data)[0]
+        np.testing.assert_allclose(model.logpdf(parameters, data), density, rtol=1e-10)
+
+
+@pytest.mark.parametrize("codes", CODES, ids=["code4p-code4", "code0-code1"])
+def test_interpolation_codes_at_the_joints(codes):
+    """Value and slope on both sides of -1, 0 and 1, for up and down on the same side, too."""
+    spec = SPECS["everything"]
+    reference, model = pair(spec, codes)
+    for name in ("energy", "rate"):
+        index = model.parameter_names.index(name)
+        for alpha in (-1.0, 0.0, 1.0):
+            for side in (-1e-6, 0.0, 1e-6):
+                parameters = model.init.at[index].set(alpha + side)
+                np.testing.assert_allclose(
+                    model.expected_data(parameters), reference.expected_data(parameters), rtol=1e-12
+                )
+
+
+@pytest.mark.parametrize("code", [interpolation.code4, interpolation.code4p])
+def test_smooth_codes_have_continuous_derivatives(code):
+    arguments = (np.array([0.8, 1.2]), 1.0, np.array([1.3, 1.1]))
+    first, second = jax.jacfwd(code), jax.jacfwd(jax.jacfwd(code))
+    for derivative in (code, first, second):
+        for joint in (-1.0, 1.0):
+            below, above = (
+                derivative(joint - 1e-9, *arguments),
+                derivative(joint + 1e-9, *arguments),
+            )
+            np.testing.assert_allclose(below, above, atol=1e-7)
+
+
+def test_every_number_has_a_gradient(spec):
+    """The derivative of the density with respect to each yield, against differences of pyhf."""
+    reference, model = pair(spec)
+    parameters = random_points(reference, points=1)[0]
+    data = jnp.array(reference.expected_data(model.init)) + 1.0
+
+    leaves, tree = jax.tree.flatten(models.with_arrays(spec), is_leaf=lambda x: x is None)
+    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray)]
+
+    def filled(values):
+        new = list(leaves)
+        for i, value in zip(arrays, values, strict=True):
+            new[i] = value
+        return jax.tree.unflatten(tree, new)
+
+    values = [leaves[i].astype(float) for i in arrays]
+    gradients = jax.grad(lambda v: Model.from_spec(filled(v)).logpdf(parameters, data))(values)
+
+    def pyhf_density(values):
+        lists = filled([value.tolist() for value in values])
+        return pyhf.Model(lists).logpdf(parameters, data)[0]
+
+    checked = 0
+    for which, value in enumerate(values):
+        for bin_ in range(len(value)):
+            if value[bin_] == 0:  # a mask: its derivative is not that of a difference
+                continue
+            step = 1e-4 * value[bin_]
+            up, down = [v.copy() for v in values], [v.copy() for v in values]
+            up[which][bin_] += step
+            down[which][bin_] -= step
+            difference = (pyhf_density(up) - pyhf_density(down)) / (2 * step)
+            np.testing.assert_allclose(gradients[which][bin_], difference, rtol=1e-5, atol=1e-6)
+            checked += 1
+    assert checked >= 6
+
+
+def test_one_structure_for_all_numbers():
+    structures = {
+        id(Model.from_spec(models.shapesys([1.0, s], [50.0, 52.0], [3.0, 7.0])).structure)
+        for s in (1.0, 2.0, 3.0)
+    }
+    assert len(structures) == 1
+
+
+def test_numbers_may_be_traced():
+    @jax.jit
+    def expected(background):
+        return Model.from_spec(models.shapesys([1.0, 2.0], background, 0.1 * background)).nominal
+
+    np.testing.assert_allclose(expected(jnp.array([50.0, 60.0])), [1.0, 2.0, 50.0, 60.0])
+
+
+def test_configured_parameters_win():
+    spec = models.everything()
+    spec["parameters"] += [
+        {"name": "mc", "sigmas": [0.1, 0.2, 0.3], "fixed": False},
+        {"name": "fakes", "auxdata": [300.0, 1.5]},
+        {"name": "rate", "inits": [0.3], "bounds": [[-2.0, 2.0]], "fixed": True},
+    ]
+    reference, model = pair(spec)
+    data = jnp.array(reference.expected_data(model.init))
+    np.testing.assert_array_equal(model.fixed, reference.config.suggested_fixed())
+    np.testing.assert_allclose(model.auxdata, reference.config.auxdata)
+    for parameters in random_points(reference, points=5):
+        np.testing.assert_allclose(
+            model.logpdf(parameters, data), reference.logpdf(parameters, data)[0], rtol=1e-10
+        )
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("background", [50.0, float("nan")], r"c/background: data\[1\] is nan"),
+        ("background", [50.0, -1.0], r"c/background: data\[1\] is -1"),
+        ("uncertainty", [3.0, -7.0], r"shapesys uncorrelated\[1\] is -7"),
+        ("uncertainty", [3.0, "seven"], "not a list of numbers"),
+    ],
+)
+def test_bad_numbers_are_named(entry, value, message):
+    numbers = {"signal": [1.0, 2.0], "background": [50.0, 60.0], "uncertainty": [3.0, 7.0]}
+    with pytest.raises(ValueError, match=message):
+        Model.from_spec(models.shapesys(**{**numbers, entry: value}))
+
+
+def test_wrong_lengths_and_names_give_the_message_of_pyhf():
+    with pytest.raises(pyhf.exceptions.InvalidModifier, match="inconsistent with the sample"):
+        Model.from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0]))
+    with pytest.raises(pyhf.exceptions.InvalidModel, match="cannot be fit"):
+        Model.from_spec(models.shapesys([1.0], [50.0], [3.0]), poi_name="absent")
+    with pytest.raises(pyhf.exceptions.InvalidSpecification):
+        Model.from_spec({"channels": [{"name": "c"}]})
+    with pytest.raises(ValueError, match="code9"):
+        Model.from_spec(models.shapesys([1.0], [50.0], [3.0]), codes={"histosys": "code9"})
+
+
+def test_bad_data_are_named():
+    model = Model.from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0, 7.0]))
+    with pytest.raises(ValueError, match="2 bins followed by 2 auxiliary"):
+        model.logpdf(model.init, jnp.array([51.0, 62.0]))
+    with pytest.raises(ValueError, match=r"data\[1\] is -62"):
+        model.logpdf(model.init, jnp.array([51.0, -62.0, 278.0, 73.0]))
+
+
+def test_deviance_is_zero_for_its_own_expectation_and_finite_for_empty_bins():
+    model = Model.from_spec(models.shapesys([0.0, 2.0], [0.0, 60.0], [0.0, 7.0]))
+    assert model.deviance(model.init, model.expected_data(model.init)) == 0.0
+    data = model.expected_data(model.init).at[0].set(3.0)  # events where none are expected
+    value, gradient = jax.value_and_grad(model.deviance)(model.init, data)
+    assert value > 100.0
+    assert jnp.isfinite(gradient).all()
