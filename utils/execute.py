@@ -59,6 +59,7 @@ def run(notebook, folder) -> float | None:
         kernel_name=KERNEL["name"],
         extra_arguments=["--log-level=ERROR"],
         record_timing=False,
+        coalesce_streams=True,  # how printed text is split into outputs depends on the timing
         resources={"metadata": {"path": str(folder)}},
     )
     with client.setup_kernel():

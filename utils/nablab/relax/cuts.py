@@ -8,7 +8,9 @@ from nablab import checks
 
 
 def soft_cut(
-    x: Float[Array, "*events"], threshold: Float[Array, ""] | float, slope: float = 1.0
+    x: Float[Array, "*events"],
+    threshold: Float[Array, ""] | float,
+    slope: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "*events"]:
     """Weight between 0 and 1 of each event for the requirement ``x > threshold``.
 
@@ -30,7 +32,9 @@ def soft_cut(
 
 
 def hard_cut(
-    x: Float[Array, "*events"], threshold: Float[Array, ""] | float, slope: float | None = None
+    x: Float[Array, "*events"],
+    threshold: Float[Array, ""] | float,
+    slope: Float[Array, ""] | float | None = None,
 ) -> Float[Array, "*events"]:
     """Weight 1 for ``x > threshold`` and 0 otherwise; the derivative is 0 everywhere.
 
