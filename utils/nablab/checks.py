@@ -24,8 +24,9 @@ def finite(name: str, array) -> None:
         return
     array = np.asarray(array, dtype=float)
     if not np.isfinite(array).all():
-        where = _first(~np.isfinite(array)) if array.ndim else ""
-        raise ValueError(f"{name}[{where}] is {array[where] if array.ndim else array}: not finite")
+        where = _first(~np.isfinite(array)) if array.ndim else ()
+        entry = f"{name}[{where}]" if array.ndim else name
+        raise ValueError(f"{entry} is {array[where]}: not finite")
 
 
 def positive(name: str, value, allow_zero: bool = False) -> None:
@@ -56,11 +57,3 @@ def edges(name: str, array) -> None:
         raise ValueError(
             f"{name} must increase: {name}[{i}]={array[i]}, {name}[{i + 1}]={array[i + 1]}"
         )
-
-
-def same_length(**arrays) -> None:
-    """Raise ``ValueError`` unless the named arrays have the same length."""
-    lengths = {name: np.shape(array)[0] for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"lengths differ: {listed} entries")

@@ -28,7 +28,7 @@ class Counts(NamedTuple):
 
 def kde_counts(
     x: Float[Array, "events"],
-    edges: Float[Array, "bins+1"],
+    edges: Float[Array, "edges"],
     bandwidth: Float[Array, ""] | float,
     weights: Float[Array, "events"] | None = None,
     fold_tails: bool = False,
@@ -37,7 +37,7 @@ def kde_counts(
 
     Args:
         x: the observable, one value per event.
-        edges: increasing bin edges, in the unit of ``x``.
+        edges: increasing bin edges, one more than bins, in the unit of ``x``.
         bandwidth: standard deviation of the kernel, in the unit of ``x``. Far below the bin
             width the counts are those of :func:`hard_counts`, and the gradient is zero.
         weights: event weights; 1 where absent.
@@ -65,7 +65,7 @@ def kde_counts(
 
 def softmax_counts(
     x: Float[Array, "events"],
-    edges: Float[Array, "bins+1"],
+    edges: Float[Array, "edges"],
     bandwidth: Float[Array, ""] | float,
     weights: Float[Array, "events"] | None = None,
     fold_tails: bool = False,
@@ -95,8 +95,8 @@ def softmax_counts(
 
 def hard_counts(
     x: Float[Array, "events"],
-    edges: Float[Array, "bins+1"],
-    bandwidth: float | None = None,
+    edges: Float[Array, "edges"],
+    bandwidth: Float[Array, ""] | float | None = None,
     weights: Float[Array, "events"] | None = None,
     fold_tails: bool = False,
 ) -> Counts:
@@ -124,8 +124,12 @@ def _checked_edges(x, edges, weights):
     checks.finite("x", x)
     checks.edges("edges", edges)
     if weights is not None:
+        if jnp.shape(weights) != jnp.shape(x):
+            raise ValueError(
+                f"weights must have one value per event like x, {jnp.shape(x)}; "
+                f"got shape {jnp.shape(weights)}"
+            )
         checks.finite("weights", weights)
-        checks.same_length(x=x, weights=weights)
     return jnp.asarray(edges, dtype=float)
 
 

@@ -21,9 +21,10 @@ class Training:
     """What a training leaves behind.
 
     Attributes:
-        params: the best parameters on the validation sample; without one, the last.
+        params: the best parameters on the validation sample; before the first look at it, or
+            without one, the last.
         last_params: the parameters after the last step.
-        steps, losses: step number and value of the objective on the batch, for each step.
+        losses: value of the objective on the batch of each step.
         validation_steps, validation_losses: the same on the whole validation sample.
         snapshots: (step, parameters) for movies, the starting point first.
         stopped: why it ended.
@@ -82,13 +83,23 @@ def train(
 
     Returns:
         The training. An interruption (Ctrl-C, the stop button) ends it early and loses nothing; a
-        value that is not finite ends it with a warning.
+        value or gradient that is not finite ends it with a warning, and what was found before
+        stays.
 
     Raises:
-        ValueError: a sample is empty, its arrays differ in length, or ``steps`` is below 1.
+        ValueError: a sample is empty, its arrays differ in length, or a number of steps, looks or
+            events is below 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}: take at least 1")
+    numbers = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "check_every": check_every,
+        "patience": patience,
+        "snapshot_every": snapshot_every,
+    }
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: it must be at least 1")
     if patience is not None and validation is None:
         raise ValueError("patience needs a validation sample to look at")
     _check_samples("events", events)
@@ -100,21 +111,26 @@ def train(
     try:
         for step in tqdm(range(1, steps + 1), disable=not progress, leave=False):
             step_key = jax.random.fold_in(key, step)
-            proposal, state, loss = _step(
+            proposal, state, loss, usable = _step(
                 objective, optimizer, batch_size, params, state, events, step_key
             )
-            if not np.isfinite(loss):
-                training.stopped = f"the objective is {loss} at step {step}"
+            if not usable:
+                what = "gradient" if np.isfinite(loss) else f"value, {loss},"
+                training.stopped = f"the objective's {what} is not finite at step {step}"
                 warnings.warn(f"training stopped: {training.stopped}", stacklevel=2)
                 break
             params = training.last_params = proposal
             training.losses.append(float(loss))
             if snapshot_every and step % snapshot_every == 0:
                 training.snapshots.append((step, params))
-            if validation is None:
-                training.params = params
-            elif step % check_every == 0 or step == steps:
+            if not training.validation_losses:
+                training.params = params  # nothing to choose by
+            if validation is not None and (step % check_every == 0 or step == steps):
                 value = float(_evaluate(objective, params, validation))
+                if not np.isfinite(value):
+                    training.stopped = f"the validation objective is {value} at step {step}"
+                    warnings.warn(f"training stopped: {training.stopped}", stacklevel=2)
+                    break
                 training.validation_steps.append(step)
                 training.validation_losses.append(value)
                 waited += 1
@@ -135,7 +151,9 @@ def _step(objective, optimizer, batch_size, params, state, events, key):
     batch = events if batch_size is None else draw(key, events, batch_size)
     loss, gradient = jax.value_and_grad(objective)(params, batch)
     updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, loss
+    params = optax.apply_updates(params, updates)
+    usable = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, params))]
+    return params, state, loss, jnp.stack(usable).all()
 
 
 @partial(jax.jit, static_argnums=0)
@@ -162,7 +180,7 @@ def draw(key: PRNGKeyArray, events: dict[str, PyTree], size: int | None = None) 
 
 def _check_samples(argument, events):
     for name, sample in events.items():
-        lengths = {jnp.shape(array)[0] for array in jax.tree.leaves(sample)}
+        lengths = {len(array) if jnp.ndim(array) else 0 for array in jax.tree.leaves(sample)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
                 f"{argument}[{name!r}] must have arrays of one length, at least 1; got {lengths}"

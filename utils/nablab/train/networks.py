@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
 class MLP(nnx.Module):
@@ -30,7 +30,7 @@ class MLP(nnx.Module):
         return self.layers[-1](x)
 
 
-def mlp(sizes: Sequence[int], key: PRNGKeyArray) -> tuple[Callable, dict]:
+def mlp(sizes: Sequence[int], key: PRNGKeyArray) -> tuple[Callable, PyTree]:
     """A network as a pure function: ``apply(params, x)``, and its starting parameters.
 
     Args:
@@ -38,7 +38,8 @@ def mlp(sizes: Sequence[int], key: PRNGKeyArray) -> tuple[Callable, dict]:
         key: random key of the starting weights.
 
     Returns:
-        ``apply`` (shapes ``[events, inputs] -> [events, outputs]``) and a nested dict of arrays.
+        ``apply`` (shapes ``[events, inputs] -> [events, outputs]``) and the
+        parameters, a tree of arrays.
     """
     network = MLP(sizes, nnx.Rngs(params=key))
     definition, state = nnx.split(network)

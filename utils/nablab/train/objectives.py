@@ -29,7 +29,15 @@ def cross_entropy(
         logits: output of the network *before* the sigmoid.
         labels: 1 for signal, 0 for background.
         weights: event weights; equal where absent.
+
+    Raises:
+        ValueError: ``logits`` and ``labels`` differ in shape: every event would meet every label.
     """
+    if jnp.shape(logits) != jnp.shape(labels):
+        raise ValueError(
+            f"logits and labels must have the same shape, got {jnp.shape(logits)} and "
+            f"{jnp.shape(labels)}"
+        )
     losses = optax.sigmoid_binary_cross_entropy(logits.astype(float), labels)
     return jnp.average(losses, weights=weights)
 
@@ -70,8 +78,8 @@ def asimov_significance(
     square = jnp.zeros(jnp.broadcast_shapes(s.shape, b.shape, variance.shape))
     for node, weight in zip((_NODES + 1) / 2, _WEIGHTS, strict=True):
         y = slope(node * some) * node * some
-        safe = jnp.where(y > 0, y, 1.0)
-        log_over_y = jnp.where(y > 0, jnp.log1p(safe) / safe, 1.0)
+        safe = jnp.where(y > 1e-8, y, 1.0)
+        log_over_y = jnp.where(y > 1e-8, jnp.log1p(safe) / safe, 1.0 - y / 2)
         square = square + weight * node * slope(node * some) * log_over_y
     from_integral = some * jnp.sqrt(square)
 
@@ -82,16 +90,16 @@ def asimov_significance(
     return jnp.where(few, from_integral, jnp.sqrt(2.0 * closed))
 
 
-def log_cls(model: Model, mu: float = 1.0) -> Float[Array, ""]:
+def log_cls(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
     """Logarithm of the median expected CLs of signal strength ``mu``: small is a strong limit."""
     return jnp.log(hypotests.expected_cls(model, mu).median)
 
 
-def log_p0(model: Model, mu: float = 1.0) -> Float[Array, ""]:
+def log_p0(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
     """Logarithm of the median discovery p-value expected for signal strength ``mu``."""
     return jnp.log(hypotests.expected_p0(model, mu).median)
 
 
-def sigma_mu(model: Model, mu: float = 1.0) -> Float[Array, ""]:
+def sigma_mu(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
     """Expected standard deviation of the signal strength at ``mu`` (INFERNO, arXiv:1806.04743)."""
     return fisher.poi_uncertainty(model, mu)

@@ -1,5 +1,6 @@
 """What may be quoted: the hard analysis, on held-out events, with its uncertainty."""
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +45,7 @@ class Report:
             ("held-out events", self._sizes()),
         ]
         cells = "".join(f"<tr><td>{what}</td><td>{value}</td></tr>" for what, value in rows)
-        return f"<table><caption>{self.name}</caption>{cells}</table>"
+        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
 
     def _sizes(self) -> str:
         return ", ".join(f"{count} {name}" for name, count in self.events.items())
@@ -71,13 +72,20 @@ def report(
         bootstraps: how many of them.
 
     Raises:
-        ValueError: the hard value is not finite (an empty bin, a failed fit).
+        ValueError: the hard value is not finite (an empty bin, a failed fit) on the held-out
+            events or on a bootstrap sample of them.
     """
     sizes = {sample: jax.tree.leaves(events)[0].shape[0] for sample, events in held_out.items()}
     value = float(hard(params, held_out))
     if not np.isfinite(value):
         raise ValueError(f"{name} is {value} with the hard analysis on the held-out events")
     values = _bootstrapped(hard, params, held_out, jax.random.split(key, bootstraps))
+    if not np.isfinite(values).all():
+        failed = int(np.sum(~np.isfinite(values)))
+        raise ValueError(
+            f"{name} is not finite with the hard analysis on {failed} of {bootstraps} bootstrap "
+            "samples of the held-out events: use fewer bins or more events"
+        )
     low, high = np.quantile(values, [0.16, 0.84])
     return Report(name, float(soft(params, held_out)), value, float(low), float(high), sizes)
 

@@ -1,0 +1,267 @@
+"""The training loop: what it learns, keeps, draws, compiles and refuses."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nablab.train import loop
+from nablab.train.loop import draw, train
+
+KEY = jax.random.key(5)
+SGD = optax.sgd(0.25)
+EVENTS = {"data": jnp.array([1.0, 2.0, 6.0])}  # mean 3
+VALIDATION = {"data": jnp.array([0.5, 1.5])}  # mean 1
+
+
+def distance(params, events):
+    """Lowest where the parameters are the mean of the events."""
+    return jnp.mean((params - events["data"]) ** 2)
+
+
+def run(objective=distance, params=0.0, events=EVENTS, validation=None, **settings):
+    defaults = {"optimizer": SGD, "steps": 20, "key": KEY, "progress": False}
+    start = jnp.asarray(params, dtype=float)
+    return train(objective, start, events, validation, **(defaults | settings))
+
+
+def trees_equal(first, second):
+    return jax.tree.all(jax.tree.map(np.array_equal, first, second))
+
+
+def test_convex_problem_is_solved():
+    training = run(steps=60)
+    assert float(training.params) == pytest.approx(3.0, rel=1e-12)
+    # Each step with rate 1/4 halves the distance to the mean.
+    distances = 3.0 * 0.5 ** np.arange(60)
+    variance = np.var([1.0, 2.0, 6.0])
+    np.testing.assert_allclose(training.losses, variance + distances**2, rtol=1e-12)
+    assert training.stopped == "all steps done"
+    assert training.best_step == 60
+    assert training.snapshots == training.validation_losses == training.validation_steps == []
+    assert training.last_params is training.params
+
+
+def test_tree_of_parameters_and_state_of_the_optimizer():
+    def misfit(params, events):
+        line = params["slope"] * events["line"]["x"] + params["offset"]
+        return jnp.mean((line - events["line"]["y"]) ** 2)
+
+    x = jnp.linspace(-1.0, 2.0, 30)
+    events = {"line": {"x": x, "y": 3.0 * x - 2.0}}
+    start = {"slope": jnp.zeros(()), "offset": jnp.zeros(())}
+    training = train(
+        misfit, start, events, optimizer=optax.adam(0.1), steps=600, key=KEY, progress=False
+    )
+    assert float(training.params["slope"]) == pytest.approx(3.0, abs=1e-4)
+    assert float(training.params["offset"]) == pytest.approx(-2.0, abs=1e-4)
+    assert start["slope"] == 0.0
+
+
+def test_history_and_snapshots():
+    training = run(validation=VALIDATION, steps=25, check_every=10, snapshot_every=5)
+    assert len(training.losses) == 25
+    assert training.validation_steps == [10, 20, 25]
+    assert [step for step, _ in training.snapshots] == [0, 5, 10, 15, 20, 25]
+    values = [3.0 * (1 - 0.5**step) for step, _ in training.snapshots]
+    np.testing.assert_allclose([params for _, params in training.snapshots], values, rtol=1e-12)
+    looks = [0.25 + (3.0 * (1 - 0.5**step) - 1.0) ** 2 for step in (10, 20, 25)]
+    np.testing.assert_allclose(training.validation_losses, looks, rtol=1e-12)
+    assert training.best_step == 10
+
+
+def test_early_stopping_returns_the_best():
+    """On the way from 0 to 3 the parameter passes the best of the validation sample, 1."""
+    slow = optax.sgd(0.05)
+    settings = {"optimizer": slow, "steps": 40, "check_every": 1, "snapshot_every": 1}
+    training = run(validation=VALIDATION, patience=4, **settings)
+    best = 1 + int(np.argmin(training.validation_losses))
+    assert 1 < best < 30
+    assert training.best_step == best
+    assert training.validation_steps == list(range(1, best + 5))
+    assert len(training.losses) == best + 4
+    assert float(training.params) == float(dict(training.snapshots)[best])
+    assert float(training.params) == pytest.approx(1.0, abs=0.15)
+    assert float(training.last_params) == float(dict(training.snapshots)[best + 4])
+    assert training.stopped == "no improvement in 4 looks at the validation sample"
+    # Without patience all steps are done, and the best is still returned.
+    patient = run(validation=VALIDATION, **settings)
+    assert len(patient.losses) == 40
+    assert float(patient.params) == float(training.params)
+    assert patient.stopped == "all steps done"
+
+
+def interrupt(monkeypatch, call):
+    """Ctrl-C in the middle of the given step."""
+    calls, step = itertools.count(1), loop._step
+
+    def interrupted(*arguments):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", interrupted)
+
+
+@pytest.mark.parametrize("validation", [None, VALIDATION])
+@pytest.mark.parametrize("call", [1, 7])
+def test_interruption_keeps_what_was_done(validation, call, monkeypatch):
+    whole = run(steps=6, snapshot_every=2)
+    interrupt(monkeypatch, call)
+    training = run(validation=validation, snapshot_every=2)
+    assert training.stopped == "interrupted"
+    assert training.losses == whole.losses[: call - 1]
+    assert [step for step, _ in training.snapshots] == list(range(0, call, 2))
+    # No look at the validation sample yet (the first is at step 10): the last is all there is.
+    expected = whole.params if call == 7 else 0.0
+    assert float(training.params) == float(training.last_params) == float(expected)
+    assert training.best_step == call - 1
+
+
+def test_interruption_after_a_look_keeps_the_best(monkeypatch):
+    interrupt(monkeypatch, 13)
+    training = run(validation=VALIDATION, check_every=1, optimizer=optax.sgd(0.05))
+    assert len(training.losses) == len(training.validation_losses) == 12
+    assert float(training.params) != float(training.last_params)
+    assert training.best_step == 1 + int(np.argmin(training.validation_losses))
+
+
+def test_value_that_is_not_finite_stops_with_a_warning():
+    def ends_at_two(params, events):
+        return distance(params, events) + jnp.where(params > 2.0, jnp.nan, 0.0)
+
+    with pytest.warns(UserWarning, match="objective's value, nan, is not finite at step 3"):
+        training = run(ends_at_two)  # at 0, 1.5, 2.25
+    assert training.stopped == "the objective's value, nan, is not finite at step 3"
+    assert len(training.losses) == 2
+    assert np.all(np.isfinite(training.losses))
+    assert float(training.params) == float(training.last_params) == 2.25
+
+
+def test_gradient_that_is_not_finite_stops_with_a_warning():
+    """The value is fine, the derivative of the square root is not: parameters stay finite."""
+
+    def kink(params, events):
+        return distance(params, events) + jnp.sqrt(jnp.maximum(2.0 - params, 0.0))
+
+    assert np.isfinite(kink(2.5, EVENTS))
+    with pytest.warns(UserWarning, match="objective's gradient is not finite at step 1"):
+        training = run(kink, params=2.0)
+    assert float(training.params) == float(training.last_params) == 2.0
+    assert training.losses == []
+
+
+def test_validation_value_that_is_not_finite_stops_with_a_warning():
+    def only_two(params, events):
+        beyond = (events["data"].shape[0] == 2) & (params > 2.5)
+        return distance(params, events) + jnp.where(beyond, jnp.inf, 0.0)
+
+    with pytest.warns(UserWarning, match="validation objective is inf at step 3"):
+        training = run(only_two, validation=VALIDATION, check_every=1)
+    assert training.validation_steps == [1, 2]
+    assert training.best_step == 1
+    assert float(training.params) == 1.5
+
+
+def test_keys_decide_the_batches():
+    events = {"data": jax.random.normal(KEY, (50,))}
+    first, again = (run(events=events, batch_size=5) for _ in range(2))
+    assert first.losses == again.losses
+    assert trees_equal(first.params, again.params)
+    other = run(events=events, batch_size=5, key=jax.random.key(6))
+    assert not set(first.losses) & set(other.losses)
+    assert len(set(first.losses)) == 20
+    whole, same = run(events=events), run(events=events, key=jax.random.key(6))
+    assert whole.losses == same.losses
+
+
+def test_each_step_has_its_own_batch():
+    """With parameters that do not move, the loss shows the batch."""
+
+    def batch_mean(params, events):
+        return jnp.mean(events["data"]) + 0.0 * params
+
+    events = {"data": jnp.arange(1000.0)}
+    losses = np.array(run(batch_mean, events=events, batch_size=4, steps=200).losses)
+    assert len(set(losses)) > 180
+    # Mean and spread of a mean of 4 out of 0 ... 999.
+    spread = np.std(np.arange(1000)) / 2
+    assert abs(losses.mean() - 499.5) < 4 * spread / np.sqrt(200)
+    assert losses.std() == pytest.approx(spread, rel=0.2)
+
+
+def test_draws_are_independent_between_samples_and_common_within_one():
+    rows = jnp.arange(5000)
+    events = {"signal": {"x": rows, "weight": 2 * rows}, "background": rows, "other": rows}
+    drawn = draw(KEY, events)
+    np.testing.assert_array_equal(drawn["signal"]["weight"], 2 * drawn["signal"]["x"])
+    samples = [drawn["signal"]["x"], drawn["background"], drawn["other"]]
+    for sample in samples:
+        assert sample.shape == (5000,)
+        assert sample.min() < 10
+        assert sample.max() >= 4990
+        # With replacement: a bootstrap sample has 63 % of the events.
+        assert len(np.unique(sample)) / 5000 == pytest.approx(1 - np.exp(-1), abs=0.03)
+    correlations = np.corrcoef(samples)[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(5000)
+
+
+def test_draws_have_the_size_asked_for_and_do_not_depend_on_the_order():
+    events = {"a": jnp.arange(10), "b": jnp.zeros((7, 2))}
+    drawn = draw(KEY, events, 25)
+    assert drawn["a"].shape == (25,)
+    assert drawn["b"].shape == (25, 2)
+    assert trees_equal(drawn, draw(KEY, dict(reversed(events.items())), 25))
+    assert not np.array_equal(drawn["a"], draw(jax.random.key(6), events, 25)["a"])
+    own = draw(KEY, events)
+    assert (own["a"].shape, own["b"].shape) == ((10,), (7, 2))
+
+
+def test_trainings_with_the_same_objective_compile_once():
+    traces = []
+
+    def counted(params, events):
+        traces.append(events["data"].shape)
+        return distance(params, events)
+
+    for seed, start in enumerate([0.0, 5.0, -2.0]):
+        settings = {"batch_size": 2, "key": jax.random.key(seed), "optimizer": ADAM}
+        run(counted, start, validation=VALIDATION, **settings)
+    assert sorted(traces) == [(2,), (2,)]  # the step and the look at the validation sample
+
+
+ADAM = optax.adam(0.1)
+
+
+def test_progress_bar_is_shown_on_request_only(capsys):
+    run(steps=3)
+    assert capsys.readouterr() == ("", "")
+    run(steps=3, progress=True)
+    assert "0/3" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("bad", [0, -1])
+@pytest.mark.parametrize(
+    "name", ["steps", "batch_size", "check_every", "patience", "snapshot_every"]
+)
+def test_numbers_below_one_are_named(name, bad):
+    with pytest.raises(ValueError, match=f"^{name} is {bad}: it must be at least 1$"):
+        run(validation=VALIDATION, **{name: bad})
+
+
+@pytest.mark.parametrize("name", ["events", "validation"])
+@pytest.mark.parametrize(
+    "sample", [jnp.zeros(0), (jnp.zeros(3), jnp.zeros(4)), jnp.array(2.0), None]
+)
+def test_unusable_samples_are_named(name, sample):
+    samples = {"validation": VALIDATION, name: {"fine": jnp.zeros(3), "signal": sample}}
+    with pytest.raises(ValueError, match=rf"^{name}\['signal'\] must have arrays of one length"):
+        run(**samples)
+
+
+def test_patience_needs_a_validation_sample():
+    with pytest.raises(ValueError, match="patience needs a validation sample"):
+        run(patience=3)
