@@ -101,7 +101,6 @@ class Explorer(ipywidgets.VBox):
         self._caption = figure.get_label()
         self._pixels = np.full((height, width, 4), 255, dtype=np.uint8)
         self._picture = ipywidgets.Image(format="png", width=width, height=height)
-        self._picture.tooltip = self._caption or None
         self._message = ipywidgets.HTML()
         self.redraw()
         for widget in controls.values():
