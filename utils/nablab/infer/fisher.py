@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from nablab.infer.histfactory import Model
 
 
+@jax.jit
 def information(
     model: Model, parameters: Float[Array, "parameters"]
 ) -> Float[Array, "parameters parameters"]:
@@ -27,6 +28,7 @@ def information(
     return jnp.where(free[:, None] & free, poisson + jnp.diag(normal), 0.0)
 
 
+@jax.jit
 def covariance(
     model: Model, parameters: Float[Array, "parameters"]
 ) -> Float[Array, "parameters parameters"]:
@@ -35,6 +37,7 @@ def covariance(
     return jnp.linalg.inv(information(model, parameters) + fixed) - fixed
 
 
+@jax.jit
 def poi_uncertainty(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
     """Expected standard deviation of the parameter of interest, nuisances profiled, at ``mu``."""
     return jnp.sqrt(covariance(model, model.parameters(mu))[model.poi_index, model.poi_index])

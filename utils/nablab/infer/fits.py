@@ -164,9 +164,15 @@ class _Iteration(NamedTuple):
 def _newton(function, x, lower, upper, tolerance, max_iterations) -> _Iteration:
     """Damped projected Newton iteration."""
 
+    def gradient_twice(x):
+        gradient = jax.grad(function)(x)
+        return gradient, gradient
+
+    slopes = jax.jacfwd(gradient_twice, has_aux=True)
+
     def step(state):
         x, value = state.x, state.value
-        gradient, hessian = jax.grad(function)(x), jax.hessian(function)(x)
+        hessian, gradient = slopes(x)
         # Parameters pressed against a bound, and the fixed ones, take no part in the step.
         active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
         active = active | (lower == upper)

@@ -217,7 +217,7 @@ def _root_asimov(model, asimov, truth, mu):
 
 def _cls(distance, root_asimov):
     """CLs+b / CLb at a distance from the background-only median, in standard deviations."""
-    return jnp.exp(norm.logsf(distance + root_asimov) - norm.logsf(distance))
+    return norm.sf(distance + root_asimov) / norm.sf(distance)
 
 
 def _root(q):
