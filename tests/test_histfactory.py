@@ -153,6 +153,23 @@ def test_numbers_may_be_traced():
     np.testing.assert_allclose(expected(jnp.array([50.0, 60.0])), [1.0, 2.0, 50.0, 60.0])
 
 
+def test_numbers_may_be_lists_of_traced_numbers():
+    @jax.jit
+    def expected(first, second):
+        model = Model.from_spec(models.shapesys([first, 2.0], [50.0, second], [5.0, second / 10]))
+        return model.nominal
+
+    np.testing.assert_allclose(expected(1.0, 60.0), [1.0, 2.0, 50.0, 60.0])
+
+
+def test_deviance_keeps_its_digits_for_tiny_uncertainties():
+    """An auxiliary count of 1e16: the deviance of one sigma is 1, not a rounding error."""
+    model = Model.from_spec(models.shapesys([5.0], [50.0], [5e-7]))
+    one_sigma = model.init.at[1].add(1e-8)
+    data = model.expected_data(model.init)
+    np.testing.assert_allclose(model.deviance(one_sigma, data), 1.0, rtol=1e-6)
+
+
 def test_configured_parameters_win():
     spec = models.everything()
     spec["parameters"] += [

@@ -6,6 +6,9 @@ Inside ``jax.jit`` the values of an array are unknown, so every check lets trace
 import jax
 import numpy as np
 
+#: Functions take NumPy arrays as well as JAX arrays, and return JAX arrays.
+Numbers = jax.Array | np.ndarray
+
 
 def is_traced(*arrays) -> bool:
     """Whether any of the arrays is a JAX tracer, whose values cannot be looked at."""

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nablab.checks import Numbers
 from nablab.infer.histfactory import Model
 
 
 @jax.jit
 def information(
-    model: Model, parameters: Float[Array, "parameters"]
+    model: Model, parameters: Float[Numbers, "parameters"]
 ) -> Float[Array, "parameters parameters"]:
     """Expected Fisher information: the mean Hessian of -log L at ``parameters``.
 
@@ -30,7 +31,7 @@ def information(
 
 @jax.jit
 def covariance(
-    model: Model, parameters: Float[Array, "parameters"]
+    model: Model, parameters: Float[Numbers, "parameters"]
 ) -> Float[Array, "parameters parameters"]:
     """Inverse of the Fisher information (the Cramer-Rao bound); zeros for fixed parameters."""
     fixed = jnp.diag(model.fixed * 1.0)
@@ -38,6 +39,6 @@ def covariance(
 
 
 @jax.jit
-def poi_uncertainty(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
+def poi_uncertainty(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
     """Expected standard deviation of the parameter of interest, nuisances profiled, at ``mu``."""
     return jnp.sqrt(covariance(model, model.parameters(mu))[model.poi_index, model.poi_index])

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from nablab.checks import Numbers
+
 
 class Status(IntEnum):
     """How a fit ended."""
@@ -90,11 +92,11 @@ class Fit:
 
 def minimize(
     function: Callable[[Float[Array, "parameters"]], Float[Array, ""]],
-    init: Float[Array, "parameters"],
-    lower: Float[Array, "parameters"] | float = -jnp.inf,
-    upper: Float[Array, "parameters"] | float = jnp.inf,
-    fixed: Bool[Array, "parameters"] | bool = False,
-    starts: Float[Array, "starts parameters"] | None = None,
+    init: Float[Numbers, "parameters"],
+    lower: Float[Numbers, "parameters"] | float = -jnp.inf,
+    upper: Float[Numbers, "parameters"] | float = jnp.inf,
+    fixed: Bool[Numbers, "parameters"] | bool = False,
+    starts: Float[Numbers, "starts parameters"] | None = None,
     tolerance: float = 1e-10,
     max_iterations: int = 200,
 ) -> Fit:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from nablab import checks
+from nablab.checks import Numbers
 from nablab.infer import interpolation, specification
 from nablab.infer.specification import Structure
 
@@ -69,11 +70,11 @@ class Model:
         """Names in the order of the parameter vector, as in pyhf."""
         return self.structure.parameter_names
 
-    def parameters(self, poi: Float[Array, ""] | float) -> Float[Array, "parameters"]:
+    def parameters(self, poi: Float[Numbers, ""] | float) -> Float[Array, "parameters"]:
         """The starting values with the parameter of interest set to ``poi``."""
         return self.init.at[self.poi_index].set(poi)
 
-    def expected_by_cell(self, parameters: Float[Array, "parameters"]) -> Float[Array, "cells"]:
+    def expected_by_cell(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "cells"]:
         """Expected events of each sample in each bin."""
         s = self.structure
         additive, factor = (interpolation.ADDITIVE[s.codes[0]], interpolation.FACTOR[s.codes[1]])
@@ -84,17 +85,17 @@ class Model:
         all_factors = jnp.concatenate([parameters, normsys, jnp.ones(1)])
         return shifted * jnp.prod(all_factors[s.factors], axis=0)
 
-    def expected_main(self, parameters: Float[Array, "parameters"]) -> Float[Array, "bins"]:
+    def expected_main(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "bins"]:
         """Expected events in each bin; channels in alphabetic order, as in pyhf."""
         by_cell = self.expected_by_cell(parameters)
         return jnp.zeros(self.structure.main_bins).at[self.structure.cell_bin].add(by_cell)
 
-    def poisson_rates(self, parameters: Float[Array, "parameters"]) -> Float[Array, "counts"]:
+    def poisson_rates(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "counts"]:
         """Expected main counts, followed by the expected Poisson auxiliary counts."""
         auxiliary = parameters[self.structure.poisson_parameter] * self.poisson_scale
         return jnp.concatenate([self.expected_main(parameters), auxiliary])
 
-    def expected_data(self, parameters: Float[Array, "parameters"]) -> Float[Array, "data"]:
+    def expected_data(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "data"]:
         """Expected main and auxiliary data, in pyhf's order: the Asimov data set."""
         s = self.structure
         rates = self.poisson_rates(parameters)
@@ -104,7 +105,7 @@ class Model:
         return jnp.concatenate([rates[: s.main_bins], auxiliary])
 
     def logpdf(
-        self, parameters: Float[Array, "parameters"], data: Float[Array, "data"]
+        self, parameters: Float[Numbers, "parameters"], data: Float[Numbers, "data"]
     ) -> Float[Array, ""]:
         """Log-density of main and auxiliary data, equal to pyhf's."""
         self.check_data(data)
@@ -115,7 +116,7 @@ class Model:
         )
 
     def deviance(
-        self, parameters: Float[Array, "parameters"], data: Float[Array, "data"]
+        self, parameters: Float[Numbers, "parameters"], data: Float[Numbers, "data"]
     ) -> Float[Array, ""]:
         """Twice the distance of the log-density from that of a perfect description of the data.
 
@@ -181,12 +182,16 @@ def _poisson_deviance(rates, counts):
     some = counts > 0
     lowest = jnp.where(some, SMALLEST_RATE, 0.0)
     reachable = jnp.where(rates < lowest, lowest, rates)
-    ratio = jnp.where(some, reachable, 1.0) / jnp.where(some, counts, 1.0)
-    log_ratio = jnp.where(some, jnp.log(ratio), 0.0)
+    safe_counts = jnp.where(some, counts, 1.0)
+    excess = jnp.where(some, reachable / safe_counts - 1.0, 0.0)
+    # Close to the mean, log1p keeps the digits that a difference of large numbers would lose.
+    near = jnp.abs(excess) < 0.5
+    log_near = jnp.log1p(jnp.where(near, excess, 0.0))
+    log_far = jnp.log(jnp.where(near, 1.0, excess + 1.0))
+    distance = jnp.where(some, counts * (excess - log_near - log_far), reachable)
     # 0 in the allowed range, below it a steep straight line towards it.
     below = jnp.where(rates < lowest, rates - lowest, 0.0)
-    continuation = jnp.where(some, counts, 1.0) * below / SMALLEST_RATE
-    return 2.0 * (rates - counts - counts * log_ratio - continuation)
+    return 2.0 * (distance - safe_counts * below / SMALLEST_RATE)
 
 
 def _log_poisson_at_mean(counts):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+from nablab.checks import Numbers
 from nablab.infer import fits
 from nablab.infer.fits import Certificate, Fit
 from nablab.infer.histfactory import Model
@@ -88,13 +89,15 @@ def _compiled(function: Callable) -> Callable:
 
 
 @_compiled
-def best_fit(model: Model, data: Float[Array, "data"]) -> Fit:
+def best_fit(model: Model, data: Float[Numbers, "data"]) -> Fit:
     """Maximum-likelihood fit of all parameters; ``value`` is the deviance."""
     return _fits(model, data, None)[0]
 
 
 @_compiled
-def fixed_poi_fit(model: Model, data: Float[Array, "data"], poi: Float[Array, ""] | float) -> Fit:
+def fixed_poi_fit(
+    model: Model, data: Float[Numbers, "data"], poi: Float[Numbers, ""] | float
+) -> Fit:
     """Maximum-likelihood fit with the parameter of interest held at ``poi``."""
     return _fits(model, data, poi)[0]
 
@@ -124,14 +127,16 @@ def _fits(model, data, *pois) -> list[Fit]:
 
 
 @_compiled
-def q0(model: Model, data: Float[Array, "data"]) -> TestStatistic:
+def q0(model: Model, data: Float[Numbers, "data"]) -> TestStatistic:
     """Discovery: evidence against the absence of signal; 0 for a deficit (eq. 12)."""
     best, fixed = _fits(model, data, None, 0.0)
     return _statistic(best, fixed, best.parameters[model.poi_index] > 0.0)
 
 
 @_compiled
-def qmu(model: Model, data: Float[Array, "data"], mu: Float[Array, ""] | float) -> TestStatistic:
+def qmu(
+    model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
+) -> TestStatistic:
     """Upper limit: evidence against signal strength ``mu``; 0 for an excess over it (eq. 14).
 
     With the bound of 0 on the parameter of interest, pyhf's default, this is also the value of
@@ -143,7 +148,7 @@ def qmu(model: Model, data: Float[Array, "data"], mu: Float[Array, ""] | float) 
 
 @_compiled
 def qmu_tilde(
-    model: Model, data: Float[Array, "data"], mu: Float[Array, ""] | float
+    model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
 ) -> TestStatistic:
     """:func:`qmu` with the best fit restricted to signal strengths of at least 0 (eq. 16)."""
     return qmu(_non_negative(model), data, mu)
@@ -162,8 +167,8 @@ def _statistic(best: Fit, fixed: Fit, counts_as_evidence) -> TestStatistic:
 @_compiled
 def cls(
     model: Model,
-    data: Float[Array, "data"],
-    mu: Float[Array, ""] | float = 1.0,
+    data: Float[Numbers, "data"],
+    mu: Float[Numbers, ""] | float = 1.0,
     test_statistic: str = "qtilde",
 ) -> PValues:
     """Observed CLs and its expected band, with the nuisance parameters profiled on ``data``.
@@ -198,7 +203,7 @@ def cls(
 
 
 @jax.jit
-def expected_cls(model: Model, mu: Float[Array, ""] | float = 1.0) -> PValues:
+def expected_cls(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> PValues:
     """Expected CLs and its band, before any data: nuisance parameters at their starting values.
 
     This is what an optimisation may look at. The background-only Asimov data set is described
@@ -227,7 +232,7 @@ def _root(q):
 
 
 @_compiled
-def p0(model: Model, data: Float[Array, "data"]) -> PValues:
+def p0(model: Model, data: Float[Numbers, "data"]) -> PValues:
     """Discovery p-value, and its expected band for signal strength 1 profiled on ``data``.
 
     Returns:
@@ -243,7 +248,7 @@ def p0(model: Model, data: Float[Array, "data"]) -> PValues:
 
 
 @jax.jit
-def expected_p0(model: Model, mu: Float[Array, ""] | float = 1.0) -> PValues:
+def expected_p0(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> PValues:
     """Expected discovery p-value and its band for signal strength ``mu``, before any data."""
     truth = model.parameters(mu)
     root_asimov, fit = _root_asimov(model, model.expected_data(truth), truth, 0.0)

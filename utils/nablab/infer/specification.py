@@ -46,7 +46,11 @@ def _without_numbers(spec: dict) -> dict:
     def ones(data):
         if isinstance(data, dict):
             return {name: ones(entry) for name, entry in data.items()}
-        return [1.0] * len(data) if np.ndim(data) else (data if data is None else 1.0)
+        if data is None:
+            return None
+        # Not np.ndim: a list may hold tracers.
+        is_row = isinstance(data, (list, tuple)) or jnp.ndim(data) > 0
+        return [1.0] * len(data) if is_row else 1.0
 
     def stripped(entry, names):
         return {name: ones(value) if name in names else value for name, value in entry.items()}

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nablab import checks
+from nablab.checks import Numbers
 
 
 def soft_cut(
-    x: Float[Array, "*events"],
-    threshold: Float[Array, ""] | float,
-    slope: Float[Array, ""] | float = 1.0,
+    x: Float[Numbers, "*events"],
+    threshold: Float[Numbers, ""] | float,
+    slope: Float[Numbers, ""] | float = 1.0,
 ) -> Float[Array, "*events"]:
     """Weight between 0 and 1 of each event for the requirement ``x > threshold``.
 
@@ -32,9 +33,9 @@ def soft_cut(
 
 
 def hard_cut(
-    x: Float[Array, "*events"],
-    threshold: Float[Array, ""] | float,
-    slope: Float[Array, ""] | float | None = None,
+    x: Float[Numbers, "*events"],
+    threshold: Float[Numbers, ""] | float,
+    slope: Float[Numbers, ""] | float | None = None,
 ) -> Float[Array, "*events"]:
     """Weight 1 for ``x > threshold`` and 0 otherwise; the derivative is 0 everywhere.
 

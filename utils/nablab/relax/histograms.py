@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nablab import checks
+from nablab.checks import Numbers
 
 BLOCK = 8192
 
@@ -27,10 +28,10 @@ class Counts(NamedTuple):
 
 
 def kde_counts(
-    x: Float[Array, "events"],
-    edges: Float[Array, "edges"],
-    bandwidth: Float[Array, ""] | float,
-    weights: Float[Array, "events"] | None = None,
+    x: Float[Numbers, "events"],
+    edges: Float[Numbers, "edges"],
+    bandwidth: Float[Numbers, ""] | float,
+    weights: Float[Numbers, "events"] | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """Integrals over each bin of a Gaussian kernel density estimate (neos, arXiv:2203.05570).
@@ -64,10 +65,10 @@ def kde_counts(
 
 
 def softmax_counts(
-    x: Float[Array, "events"],
-    edges: Float[Array, "edges"],
-    bandwidth: Float[Array, ""] | float,
-    weights: Float[Array, "events"] | None = None,
+    x: Float[Numbers, "events"],
+    edges: Float[Numbers, "edges"],
+    bandwidth: Float[Numbers, ""] | float,
+    weights: Float[Numbers, "events"] | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """Soft binning by a softmax over the bins (arXiv:1806.06988).
@@ -94,10 +95,10 @@ def softmax_counts(
 
 
 def hard_counts(
-    x: Float[Array, "events"],
-    edges: Float[Array, "edges"],
-    bandwidth: Float[Array, ""] | float | None = None,
-    weights: Float[Array, "events"] | None = None,
+    x: Float[Numbers, "events"],
+    edges: Float[Numbers, "edges"],
+    bandwidth: Float[Numbers, ""] | float | None = None,
+    weights: Float[Numbers, "events"] | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """The ordinary histogram, with the bin convention of ``numpy.histogram``.

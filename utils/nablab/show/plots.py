@@ -9,7 +9,7 @@ Figures here never pass through ``pyplot``: nothing is shown twice, and nothing 
 import io
 
 import numpy as np
-from jaxtyping import Array, Real, UInt8
+from jaxtyping import Real, UInt8
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, StepPatch
 from PIL import Image
 
+from nablab.checks import Numbers
 from nablab.show.emblem import chain, chain_svg
 from nablab.show.palette import COLOUR, DECISION_COLOURS, INK, SAMPLES
 
@@ -39,7 +40,6 @@ __all__ = [
     "steps",
 ]
 
-Numbers = Array | np.ndarray
 CUT_DASHES = (0, (4, 2))
 BAND = {"facecolor": "none", "edgecolor": COLOUR["uncertainty"], "hatch": "//////"}
 
@@ -282,13 +282,13 @@ def cut_line(ax: Axes, threshold, label: str | None = None) -> list[Artist]:
     return [ax.axvline(float(threshold), color=COLOUR["cut"], ls=CUT_DASHES, label=label)]
 
 
-def gradient_arrow(ax: Axes, x, y, slope, length: int | float = 50) -> list[Artist]:
+def gradient_arrow(ax: Axes, x, y, slope, length=50) -> list[Artist]:
     """The point (x, y) and an arrow of ``length`` pixels along the tangent, uphill.
 
     A slope of zero has no uphill: a flat bar to both sides. A slope that is NaN or infinite: an
     open circle, no arrow.
     """
-    x, y, slope = float(x), float(y), float(slope)
+    x, y, slope, length = float(x), float(y), float(slope), float(length)
     colour, known = COLOUR["gradient"], np.isfinite(slope)
     face = colour if known else "white"
     artists = ax.plot(x, y, "o", ms=8, color=colour, mfc=face, mew=2, zorder=5)

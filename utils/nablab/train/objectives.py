@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nablab import checks
+from nablab.checks import Numbers
 from nablab.infer import fisher, hypotests
 from nablab.infer.histfactory import Model
 
@@ -19,9 +20,9 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 def cross_entropy(
-    logits: Float[Array, "events"],
-    labels: Float[Array, "events"],
-    weights: Float[Array, "events"] | None = None,
+    logits: Float[Numbers, "events"],
+    labels: Float[Numbers, "events"],
+    weights: Float[Numbers, "events"] | None = None,
 ) -> Float[Array, ""]:
     """Weighted mean binary cross-entropy.
 
@@ -43,9 +44,9 @@ def cross_entropy(
 
 
 def asimov_significance(
-    signal: Float[Array, "*bins"] | float,
-    background: Float[Array, "*bins"] | float,
-    background_sigma: Float[Array, "*bins"] | float = 0.0,
+    signal: Float[Numbers, "*bins"] | float,
+    background: Float[Numbers, "*bins"] | float,
+    background_sigma: Float[Numbers, "*bins"] | float = 0.0,
 ) -> Float[Array, "*bins"]:
     """Median discovery significance of a counting experiment, in standard deviations.
 
@@ -90,16 +91,16 @@ def asimov_significance(
     return jnp.where(few, from_integral, jnp.sqrt(2.0 * closed))
 
 
-def log_cls(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
+def log_cls(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
     """Logarithm of the median expected CLs of signal strength ``mu``: small is a strong limit."""
     return jnp.log(hypotests.expected_cls(model, mu).median)
 
 
-def log_p0(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
+def log_p0(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
     """Logarithm of the median discovery p-value expected for signal strength ``mu``."""
     return jnp.log(hypotests.expected_p0(model, mu).median)
 
 
-def sigma_mu(model: Model, mu: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
+def sigma_mu(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
     """Expected standard deviation of the signal strength at ``mu`` (INFERNO, arXiv:1806.04743)."""
     return fisher.poi_uncertainty(model, mu)
