@@ -194,3 +194,10 @@ def test_running_the_cell_again_leaves_no_ghosts():
 
     first = make().image
     assert make().image == first and len(ax.patches) == 1
+
+
+def test_the_picture_has_no_tooltip():
+    """With one, ipywidgets 8.1.9 fails in the browser, where no other test looks."""
+    figure, ax = plots.figure()
+    explorer = widgets.explore(figure, lambda level: [ax.axhline(level)], level=(0.0, 1.0, 0.5))
+    assert explorer._picture.tooltip is None
