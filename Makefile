@@ -26,9 +26,10 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to 
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 test: export JAX_PLATFORMS = cpu
+# The notebooks, which take longest, come first, so that the workers end together.
 test: lint ## check the style, run the tests, and run every notebook against its stored output
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
-		-n $(WORKERS) --dist loadfile tests $(NOTEBOOKS)
+		-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NOTEBOOKS) tests
 
 lint: $(INSTALLED) ## check the style of code and notebooks
 	$(BIN)/ruff check .
