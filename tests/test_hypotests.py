@@ -316,6 +316,15 @@ def test_upper_tails_far_out():
     assert 0.0 < p_value < 1e-60
 
 
+def test_cls_of_data_far_below_the_background():
+    """Fifty standard deviations: the ratio of two tails that are both zero in double precision."""
+    model = Model.from_spec(models.shapesys([3000.0, 100.0], [10_000.0, 10.0], [0.0, 0.0]))
+    data = jnp.concatenate([jnp.array([5_000.0, 10.0]), model.auxdata])
+    value, slope = jax.value_and_grad(lambda d: hypotests.cls(model, d).observed)(data)
+    assert 0.0 <= value < 1e-100
+    assert jnp.isfinite(slope).all()
+
+
 def test_bad_arguments_are_named():
     model = Model.from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
     data = model.expected_data(model.init)

@@ -199,7 +199,9 @@ def cls(
         beyond = (observed.value - root_asimov**2) / (2.0 * jnp.where(far, root_asimov, 1.0))
         distance = jnp.where(far, beyond, distance)
     certificates = tuple(fit.certificate for fit in (best, fixed, background, asimov_fit))
-    return PValues(_cls(distance, root_asimov), _cls(BAND, root_asimov), certificates)
+    # In logarithms, because far beyond the median both tails are zero in double precision.
+    log_observed = norm.logsf(distance + root_asimov) - norm.logsf(distance)
+    return PValues(jnp.exp(log_observed), _cls(BAND, root_asimov), certificates)
 
 
 @jax.jit
