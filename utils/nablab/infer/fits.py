@@ -5,6 +5,7 @@ differentiated: at the minimum the conditions of Karush, Kuhn and Tucker hold, a
 function theorem turns their derivatives into that of x*. Parameters at a bound stay there.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,9 +14,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers
+
+# Up to this size a matrix is inverted in straight-line code, which small fits are faster with.
+UNROLLED = 4
+# Up to this size fits from several starting points run side by side.
+SIDE_BY_SIDE = 16
+# Fractions of a step that are tried.
+SHORTER = (1.0, 0.25, 0.05)
 
 
 class Status(IntEnum):
@@ -91,7 +100,7 @@ class Fit:
 
 
 def minimize(
-    function: Callable[[Float[Array, "parameters"]], Float[Array, ""]],
+    function: Callable[..., Float[Array, ""]],
     init: Float[Numbers, "parameters"],
     lower: Float[Numbers, "parameters"] | float = -jnp.inf,
     upper: Float[Numbers, "parameters"] | float = jnp.inf,
@@ -99,6 +108,8 @@ def minimize(
     starts: Float[Numbers, "starts parameters"] | None = None,
     tolerance: float = 1e-10,
     max_iterations: int = 200,
+    args: tuple = (),
+    slopes: Callable | None = None,
 ) -> Fit:
     """Minimise a smooth function of a few (up to some hundred) parameters within a box.
 
@@ -107,15 +118,20 @@ def minimize(
     pressed against a bound are left out of the next step.
 
     Args:
-        function: what to minimise. It may close over traced values: the result is differentiable
-            in them, in forward and reverse mode and repeatedly, by the implicit function theorem.
-            At an active bound the derivative is the one-sided one that keeps the bound active.
+        function: what to minimise, ``function(x, *args)``. It may also close over traced values:
+            the result is differentiable in those and in ``args``, in forward and reverse mode and
+            repeatedly, by the implicit function theorem. At an active bound the derivative is the
+            one-sided one that keeps the bound active.
         init: starting point, and value of the fixed parameters.
         lower, upper: bounds.
         fixed: parameters that are not fitted.
         starts: additional starting points; the lowest minimum wins.
         tolerance: for the gradient norm of the certificate.
         max_iterations: of Newton steps tried.
+        args: further arguments of the function, pytrees of arrays.
+        slopes: ``slopes(x, *args)`` gives gradient and Hessian, where there is a faster way than
+            to differentiate the function twice. Function and slopes then close over nothing that
+            is traced.
 
     Returns:
         The fit. Look at ``certificate.converged``, or call ``certificate.require()`` outside jit.
@@ -123,31 +139,91 @@ def minimize(
     init = jnp.asarray(init, dtype=float)
     lower, upper = jnp.broadcast_to(lower, init.shape), jnp.broadcast_to(upper, init.shape)
     fixed = jnp.broadcast_to(fixed, init.shape)
-    box = (jnp.where(fixed, init, lower), jnp.where(fixed, init, upper))
-    gradient = jax.grad(function)
+    lower, upper = jnp.where(fixed, init, lower), jnp.where(fixed, init, upper)
+    if slopes is None:
+        function, hoisted = jax.closure_convert(function, init, *args)
+        args, slopes = (*args, *hoisted), partial(_slopes, function)
 
-    def optimality(x):
-        # The residual of the KKT conditions: the gradient inside the box, and the distance to
-        # the bound where the gradient points out of it.
-        return x - jnp.clip(x - gradient(x), *box)
+    # Plain arrays: the tangents of a model are not a model.
+    args, tree = jax.tree.flatten(args)
+    function, slopes = _on_leaves(function, tree), _on_leaves(slopes, tree)
 
-    def solve(_, x):
-        all_starts = x[None] if starts is None else jnp.concatenate([x[None], starts])
-        end = jax.vmap(lambda x: _newton(function, x, *box, tolerance, max_iterations))(
-            jnp.clip(all_starts, *box)
-        )
-        best = jnp.argmin(jnp.where(jnp.isfinite(end.value), end.value, jnp.inf))
-        end = jax.tree.map(lambda field: field[best], end)
-        return end.x, jax.tree.map(lambda field: field.astype(float), end)  # integers have no slope
+    still = jax.lax.stop_gradient
+    box, constants = still((lower, upper)), still(args)
 
-    def tangent_solve(linear, right_hand_side):
-        jacobian = jax.vmap(linear, out_axes=1)(jnp.eye(init.shape[0]))
-        return _inverse(jacobian)[0] @ right_hand_side
+    def newton(x):
+        x = jnp.clip(still(x), *box)
+        return _newton(function, slopes, constants, x, *box, tolerance, max_iterations)
 
-    parameters, end = jax.lax.custom_root(
-        optimality, jnp.clip(init, *box), solve, tangent_solve, has_aux=True
-    )
-    return Fit(parameters, function(parameters), _certify(end, box, tolerance))
+    if starts is None:
+        end = newton(init)
+    else:
+        ends = in_turn_or_together(newton, len(init))(jnp.concatenate([init[None], starts]))
+        best = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf))
+        end = jax.tree.map(lambda field: field[best], ends)
+
+    rest = jnp.where(end.x >= upper, upper, lower)
+    parameters = _minimum(function, slopes, end.x, end.active, rest, args)
+    value = _lowest(function, parameters, end.active, rest, args)
+    return Fit(parameters, value, _certify(end, box, tolerance))
+
+
+def _on_leaves(function, tree):
+    return lambda x, *leaves: function(x, *tree.unflatten(leaves))
+
+
+def in_turn_or_together(fit: Callable, size: int) -> Callable:
+    """Map a fit of ``size`` parameters over an axis.
+
+    Small fits run faster side by side. Large ones gain nothing from that, and would all make as
+    many steps as the slowest.
+    """
+    return jax.vmap(fit) if size <= SIDE_BY_SIDE else partial(jax.lax.map, fit)
+
+
+def _slopes(function, x, *args):
+    """Gradient and Hessian by automatic differentiation."""
+
+    def gradient_twice(x):
+        gradient = jax.grad(function)(x, *args)
+        return gradient, gradient
+
+    hessian, gradient = jax.jacfwd(gradient_twice, has_aux=True)(x)
+    return gradient, hessian
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _minimum(function, slopes, x, active, rest, args):
+    """The minimum as a function of ``args`` (and of the bounds, where one is active)."""
+    return jnp.where(active, rest, x)
+
+
+@_minimum.defjvp
+def _minimum_jvp(function, slopes, primals, tangents):
+    x, active, rest, args = primals
+    _, _, rest_dot, args_dot = tangents
+    x = _minimum(function, slopes, x, active, rest, args)
+    # The gradient of the free parameters stays zero: H dx + d(gradient) = 0.
+    moved = jnp.where(active, rest_dot, 0.0)
+    _, change = jax.jvp(jax.grad(function), (x, *args), (moved, *args_dot))
+    hessian = slopes(x, *args)[1]
+    free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
+    step = -_inverse(free)[0] @ jnp.where(active, 0.0, change)
+    return x, jnp.where(active, rest_dot, step)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _lowest(function, x, active, rest, args):
+    """The function at its minimum, whose own movement does not count: its slope is zero."""
+    return function(x, *args)
+
+
+@_lowest.defjvp
+def _lowest_jvp(function, primals, tangents):
+    x, active, _, args = primals
+    _, _, rest_dot, args_dot = tangents
+    moved = jnp.where(active, rest_dot, 0.0)
+    return jax.jvp(function, (x, *args), (moved, *args_dot))
 
 
 class _Iteration(NamedTuple):
@@ -163,37 +239,38 @@ class _Iteration(NamedTuple):
     done: Array
 
 
-def _newton(function, x, lower, upper, tolerance, max_iterations) -> _Iteration:
+def _newton(function, slopes, args, x, lower, upper, tolerance, max_iterations) -> _Iteration:
     """Damped projected Newton iteration."""
-
-    def gradient_twice(x):
-        gradient = jax.grad(function)(x)
-        return gradient, gradient
-
-    slopes = jax.jacfwd(gradient_twice, has_aux=True)
+    size = x.shape[0]
+    eye, fractions = np.eye(size), jnp.array(SHORTER)
 
     def step(state):
         x, value = state.x, state.value
-        hessian, gradient = slopes(x)
+        gradient, hessian = slopes(x, *args)
         # Parameters pressed against a bound, and the fixed ones, take no part in the step.
         active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
         active = active | (lower == upper)
         scale = _scale(hessian)
         done = _gradient_norm(gradient, active, scale) <= tolerance
-        free_hessian = jnp.where(active[:, None] | active, jnp.diag(active * scale), hessian)
-        inverse, smallest_pivot = _inverse(free_hessian + state.damping * jnp.diag(scale))
-        trial = jnp.clip(x - inverse @ jnp.where(active, 0.0, gradient), lower, upper)
-        move = trial - x
-        predicted = -(gradient @ move + 0.5 * move @ hessian @ move)
-        trial_value = function(trial)
+        unit = 1.0 / jnp.sqrt(scale)
+        free = jnp.where(active, 0.0, gradient)
+        inverse, _ = _inverse(_in_units(hessian, active, unit) + state.damping * eye, True)
+        direction = -unit * (inverse @ (unit * free))
+        trials = jnp.clip(x + fractions[:, None] * direction, lower, upper)
+        values = jax.vmap(lambda x: function(x, *args))(trials)
         # Near the minimum the change drowns in rounding errors, and a full step is right.
+        move = trials[0] - x
+        predicted = jnp.abs(gradient @ move)
         rounding = 1e-13 * (1.0 + jnp.abs(value))
-        downhill = (value - trial_value > 1e-4 * predicted) | (
-            (jnp.abs(predicted) < rounding) & (trial_value - value < rounding)
+        full = (predicted < rounding) & (values[0] - value < rounding)
+        lowest = jnp.where(full, 0, jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf)))
+        good = full | (value - values[lowest] > 1e-4 * fractions[lowest] * predicted)
+        damping = jnp.where(
+            good,
+            jnp.where(state.damping > 1e-3, state.damping / 10, 0.0),
+            10 * state.damping + 1e-2,
         )
-        good = (smallest_pivot > 0) & (predicted > 0) & downhill & jnp.isfinite(trial_value)
-        eased = jnp.where(state.damping > 1e-6, state.damping / 10, 0.0)
-        damping = jnp.where(good, eased, jnp.maximum(10 * state.damping, 1e-3))
+        trial, trial_value = trials[lowest], values[lowest]
         move_on = good & ~done
         return _Iteration(
             x=jnp.where(move_on, trial, x),
@@ -210,10 +287,9 @@ def _newton(function, x, lower, upper, tolerance, max_iterations) -> _Iteration:
         in_reach = (state.count < max_iterations) & (state.damping < 1e12)
         return ~state.done & in_reach & jnp.isfinite(state.value)
 
-    size = x.shape[0]
     start = _Iteration(
         x=x,
-        value=function(x),
+        value=function(x, *args),
         gradient=jnp.full(size, jnp.nan),
         hessian=jnp.full((size, size), jnp.nan),
         active=jnp.zeros(size, bool),
@@ -221,7 +297,7 @@ def _newton(function, x, lower, upper, tolerance, max_iterations) -> _Iteration:
         count=jnp.zeros((), int),
         done=jnp.zeros((), bool),
     )
-    return jax.lax.while_loop(unfinished, step, start)
+    return jax.lax.while_loop(unfinished, step, start) if size else start
 
 
 def _scale(hessian):
@@ -234,13 +310,16 @@ def _gradient_norm(gradient, active, scale):
     return jnp.max(jnp.abs(jnp.where(active, 0.0, gradient)) / jnp.sqrt(scale), initial=0.0)
 
 
+def _in_units(hessian, active, unit):
+    """The Hessian of the free parameters in units of their uncertainties, 1 for the others."""
+    rest = jnp.diag(active * 1.0)
+    return jnp.where(active[:, None] | active, rest, unit[:, None] * hessian * unit)
+
+
 def _certify(end, box, tolerance) -> Certificate:
-    end = jax.lax.stop_gradient(end)
-    active, scale = end.active > 0, _scale(end.hessian)
+    active, scale = end.active, _scale(end.hessian)
     norm = _gradient_norm(end.gradient, active, scale)
-    unit = 1.0 / jnp.sqrt(scale)
-    in_units = unit[:, None] * end.hessian * unit
-    in_units = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), in_units)
+    in_units = _in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
     finite = jnp.isfinite(end.value) & jnp.isfinite(norm) & jnp.isfinite(in_units).all()
     # The smallest pivot tells the sign of the smallest eigenvalue at a fraction of its cost.
     minimum = _inverse(in_units)[1] > 1e-12
@@ -253,30 +332,42 @@ def _certify(end, box, tolerance) -> Certificate:
             jnp.where(minimum, Status.CONVERGED, Status.NOT_A_MINIMUM),
         ),
     )
-    smallest = jnp.linalg.eigvalsh(jnp.where(finite, in_units, jnp.eye(unit.shape[0])))[0]
+    smallest = jnp.linalg.eigvalsh(jnp.where(finite, in_units, np.eye(len(active)))).min(
+        initial=jnp.inf
+    )
     at_bound = active & (box[0] < box[1])
-    return Certificate(status, norm, smallest, at_bound, end.count.astype(int))
+    return Certificate(status, norm, smallest, at_bound, end.count)
 
 
-def _inverse(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+def _inverse(
+    matrix: Float[Array, "n n"], make_positive: bool = False
+) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
     """Inverse by Gauss-Jordan elimination without pivoting, and the smallest pivot.
 
     Without pivoting this is stable for positive definite matrices, which a minimum has, and the
     sign of the smallest pivot tells whether the matrix is one. It is written out because LAPACK
     calls inside a batched loop have been seen to hang.
-    """
 
+    ``make_positive`` turns negative pivots around: the result is the inverse of a positive
+    definite matrix that differs from the given one on the diagonal only (Gill and Murray).
+    """
     size = matrix.shape[0]
-    index = jnp.arange(size)
+    index = np.arange(size)
 
     def eliminate(k, state):
         matrix, smallest = state
         here = index == k
         pivot = matrix[k, k]
-        safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
+        if make_positive:
+            safe = jnp.where(pivot > 0, pivot, jnp.maximum(-pivot, 1e-3))
+        else:
+            safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
         row = jnp.where(here, 1.0, matrix[k]) / safe
         column = jnp.where(here, 0.0, matrix[:, k])
         cleared = jnp.where(here, 0.0, matrix) - column[:, None] * row
         return jnp.where(here[:, None], row, cleared), jnp.minimum(smallest, pivot)
 
-    return jax.lax.fori_loop(0, size, eliminate, (matrix, jnp.full((), jnp.inf)))
+    start = (matrix, jnp.full((), jnp.inf))
+    if size <= UNROLLED:
+        return functools.reduce(lambda state, k: eliminate(k, state), range(size), start)
+    return jax.lax.fori_loop(0, size, eliminate, start)

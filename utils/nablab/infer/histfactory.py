@@ -87,13 +87,24 @@ class Model:
 
     def expected_main(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "bins"]:
         """Expected events in each bin; channels in alphabetic order, as in pyhf."""
-        by_cell = self.expected_by_cell(parameters)
-        return jnp.zeros(self.structure.main_bins).at[self.structure.cell_bin].add(by_cell)
+        return self.main_from_cells(self.expected_by_cell(parameters))
+
+    def main_from_cells(self, by_cell: Float[Array, "cells"]) -> Float[Array, "bins"]:
+        """Sum over the samples of each bin."""
+        bins, start = [], 0
+        for samples, width in self.structure.channel_shapes:
+            stop = start + samples * width
+            bins.append(by_cell[start:stop].reshape(samples, width).sum(axis=0))
+            start = stop
+        return jnp.concatenate(bins)
 
     def poisson_rates(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "counts"]:
         """Expected main counts, followed by the expected Poisson auxiliary counts."""
+        return self._poisson_rates(self.expected_main(parameters), parameters)
+
+    def _poisson_rates(self, main, parameters):
         auxiliary = parameters[self.structure.poisson_parameter] * self.poisson_scale
-        return jnp.concatenate([self.expected_main(parameters), auxiliary])
+        return jnp.concatenate([main, auxiliary])
 
     def expected_data(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "data"]:
         """Expected main and auxiliary data, in pyhf's order: the Asimov data set."""
@@ -123,10 +134,19 @@ class Model:
         It differs from -2 log L by a constant only, and is 0 at the parameters of an Asimov data
         set, which keeps small differences free of rounding errors.
         """
-        s = self.structure
+        return self.deviance_at(self.expected_main(parameters), parameters, data)
+
+    def deviance_at(
+        self,
+        main: Float[Array, "bins"],
+        parameters: Float[Numbers, "parameters"],
+        data: Float[Numbers, "data"],
+    ) -> Float[Array, ""]:
+        """:meth:`deviance` for given expected events ``main``."""
         counts, measured = self._split(data)
-        pulls = (parameters[s.normal_parameter] - measured) / self.normal_width
-        return jnp.sum(_poisson_deviance(self.poisson_rates(parameters), counts)) + pulls @ pulls
+        pulls = (parameters[self.structure.normal_parameter] - measured) / self.normal_width
+        rates = self._poisson_rates(main, parameters)
+        return jnp.sum(_poisson_deviance(rates, counts)) + jnp.sum(pulls**2)
 
     def check_data(self, data) -> None:
         """Raise ``ValueError`` unless ``data`` are main and auxiliary measurements of the model."""
@@ -157,15 +177,19 @@ class Model:
             spec: what ``pyhf.Model`` takes: ``{"channels": [...], "parameters": [...]}``. Every
                 ``data`` list may be a NumPy or JAX array.
             poi_name: the parameter of interest.
-            codes: interpolation codes, ``{"histosys": "code0" or "code4p", "normsys": "code1" or
-                "code4"}``; pyhf's defaults are code4p and code4.
+            codes: interpolation codes, ``{"histosys": "code0", "code2" or "code4p", "normsys":
+                "code1" or "code4"}``; pyhf's defaults are code4p and code4.
 
         Raises:
-            ValueError: a number is not finite, a nominal yield or an uncertainty is negative, or
-                a code is unknown.
+            ValueError: a number is not finite, a nominal yield or an uncertainty is negative, a
+                parameter starts outside of its bounds, two entries have the same name, a code is
+                unknown, or the form of the specification depends on a traced value. A traced number
+                of this kind makes the model NaN instead, and the status of its fits NOT_FINITE.
             pyhf.exceptions.InvalidSpecification, InvalidModel, ...: pyhf's own message for a
                 specification of the wrong form.
         """
+        for kind in set(codes or {}) - set(PYHF_CODES):
+            raise ValueError(f"codes has an entry {kind!r}: only {sorted(PYHF_CODES)} have a code")
         codes = {**PYHF_CODES, **(codes or {})}
         for kind, known in (
             ("histosys", interpolation.ADDITIVE),

@@ -11,11 +11,12 @@ from inspect import signature
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from nablab.checks import Numbers
-from nablab.infer import fits
+from nablab.infer import fits, profiling
 from nablab.infer.fits import Certificate, Fit
 from nablab.infer.histfactory import Model
 
@@ -104,26 +105,46 @@ def fixed_poi_fit(
 
 def _fits(model, data, *pois) -> list[Fit]:
     """Fits to the same data, side by side: for each value of the poi, or None where it is free."""
+    fitted = profiling.plan(model.structure).shared
+    if None not in pois:  # one parameter less
+        fitted = fitted[fitted != model.poi_index]
     free = [poi is None for poi in pois]
     inits = [model.init if poi is None else model.parameters(poi) for poi in pois]
     fixed = [model.fixed.at[model.poi_index].set(not is_free) for is_free in free]
     # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
     # can be two minima: one on each side.
-    sides = [1.0, -1.0] if len(model.structure.interpolated) else []
-    shift = jnp.zeros(model.init.shape).at[model.structure.interpolated].set(1.0)
+    moved = np.isin(fitted, model.structure.interpolated)
+    sides = np.outer([1.0, -1.0], moved) if moved.any() else None
 
-    def fit(init, fixed):
-        return fits.minimize(
-            lambda parameters: model.deviance(parameters, data),
-            init,
-            model.lower,
-            model.upper,
-            fixed,
-            starts=jnp.stack([init + side * shift for side in sides]) if sides else None,
+    def parameters(x, start):
+        return start.at[fitted].set(x)
+
+    def function(x, model, data, start):
+        return profiling.deviance(model, data, parameters(x, start))
+
+    def slopes(x, model, data, start):
+        return profiling.slopes(model, data, parameters(x, start), fitted)
+
+    def fit(init_and_fixed):
+        init, fixed = init_and_fixed
+        result = fits.minimize(
+            function,
+            init[fitted],
+            model.lower[fitted],
+            model.upper[fitted],
+            fixed[fitted],
+            starts=None if sides is None else init[fitted] + sides,
+            args=(model, data, init),
+            slopes=slopes,
         )
+        best = profiling.complete(model, data, parameters(result.parameters, init))
+        at_bound = (best <= model.lower) | (best >= model.upper)
+        at_bound = at_bound.at[fitted].set(result.certificate.at_bound) & ~fixed
+        return Fit(best, result.value, replace(result.certificate, at_bound=at_bound))
 
-    together = jax.vmap(fit)(jnp.stack(inits), jnp.stack(fixed))
-    return [jax.tree.map(lambda field, k=k: field[k], together) for k in range(len(pois))]
+    fit_all = fits.in_turn_or_together(fit, len(fitted))
+    results = fit_all((jnp.stack(inits), jnp.stack(fixed)))
+    return [jax.tree.map(lambda field, k=k: field[k], results) for k in range(len(pois))]
 
 
 @_compiled

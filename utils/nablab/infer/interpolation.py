@@ -1,8 +1,8 @@
 """How a yield moves between its down, nominal and up values: HistFactory's numbered codes.
 
 ``alpha`` is the nuisance parameter in units of its uncertainty: -1 is down, 0 nominal, +1 up.
-The definitions are those of pyhf (CERN-OPEN-2012-016 and arXiv:1503.07622 for code 4).
-All arguments broadcast against each other.
+The definitions are those of pyhf (CERN-OPEN-2012-016 and arXiv:1503.07622 for code 4), except for
+code 2 beyond +-1, which says why. All arguments broadcast against each other.
 """
 
 import jax.numpy as jnp
@@ -28,6 +28,18 @@ _SEXTIC = (
 def code0(alpha, down, nominal, up) -> Float[Array, "..."]:
     """Additive shift, linear on either side, with a kink at 0."""
     return alpha * jnp.where(alpha > 0, up - nominal, nominal - down)
+
+
+def code2(alpha, down, nominal, up) -> Float[Array, "..."]:
+    """Additive shift: a parabola inside [-1, 1], its tangents outside, once differentiable.
+
+    This is HistFactory's code 2. pyhf has the same slopes, but forgets the value at the joint: up
+    to 0.7.6 its shift jumps from up - nominal back to 0 where alpha passes 1, and at -1 by
+    (up + down) / 2 - nominal. A likelihood with jumps has no minimum that can be trusted.
+    """
+    curvature, slope = 0.5 * (up + down) - nominal, 0.5 * (up - down)
+    held = jnp.clip(alpha, -1.0, 1.0)
+    return held * (slope + curvature * held) + (alpha - held) * (slope + 2.0 * curvature * held)
 
 
 def code4p(alpha, down, nominal, up) -> Float[Array, "..."]:
@@ -63,5 +75,5 @@ def code4(alpha, down, nominal, up) -> Float[Array, "..."]:
     return jnp.where(jnp.abs(alpha) < 1, inside, outside)
 
 
-ADDITIVE = {"code0": code0, "code4p": code4p}
+ADDITIVE = {"code0": code0, "code2": code2, "code4p": code4p}
 FACTOR = {"code1": code1, "code4": code4}

@@ -1,0 +1,423 @@
+"""Workspaces, patches and named numbers against pyhf, and the way back to pyhf."""
+
+import copy
+import json
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import pyhf
+import pytest
+from models import MU, channel, modifier
+
+from nablab.infer import entries, hypotests, workspaces
+from nablab.infer.entries import NamedNumbers
+from nablab.infer.histfactory import Model
+
+OBSERVED = {"signal_region": [41.0, 50.0, 31.0], "control_region": [137.0, 113.0]}
+CONFIGURED = [
+    {"name": "lumi", "auxdata": [1.01], "sigmas": [0.03], "bounds": [[0.6, 1.4]], "inits": [0.99]},
+    {"name": "mc", "sigmas": [0.1, 0.2, 0.3], "auxdata": [1.0, 0.9, 1.1]},
+    {"name": "fakes", "auxdata": [240.0, 2.0], "factors": [250.0, 1.5]},
+    {"name": "rate", "inits": [0.3], "bounds": [[-2.0, 2.0]], "auxdata": [0.2], "fixed": True},
+    {"name": "free", "inits": [0.9, 1.1], "bounds": [[0.0, 5.0], [0.1, 6.0]]},
+    {"name": "mu", "inits": [0.7], "bounds": [[-1.0, 7.0]]},
+]
+
+
+def workspace():
+    """All modifiers, and two measurements that configure all there is to configure."""
+    spec = models.everything()
+    return {
+        "channels": spec["channels"],
+        "observations": [{"name": name, "data": data} for name, data in OBSERVED.items()],
+        "measurements": [
+            {"name": "plain", "config": {"poi": "mu", "parameters": spec["parameters"]}},
+            {"name": "configured", "config": {"poi": "mu", "parameters": CONFIGURED}},
+            {"name": "rate", "config": {"poi": "rate", "parameters": spec["parameters"]}},
+        ],
+        "version": "1.0.0",
+    }
+
+
+def assert_equal_pyhf(ours, reference, observed):
+    """Model and data of ours against a pyhf model and its data."""
+    model, data = ours
+    config = reference.config
+    assert model.parameter_names == tuple(config.par_names)
+    assert model.poi_index == config.poi_index
+    np.testing.assert_array_equal(model.init, config.suggested_init())
+    bounds = np.stack([model.lower, model.upper], axis=1)
+    np.testing.assert_array_equal(bounds, config.suggested_bounds())
+    np.testing.assert_array_equal(model.fixed, config.suggested_fixed())
+    np.testing.assert_allclose(data, observed, rtol=1e-14)
+    generator = np.random.default_rng(5)
+    for _ in range(3):
+        point = np.array(config.suggested_init()) + generator.uniform(0.02, 0.2, config.npars)
+        np.testing.assert_allclose(
+            model.expected_data(point), reference.expected_data(point), rtol=1e-12
+        )
+        density = reference.logpdf(point, observed)[0]
+        np.testing.assert_allclose(model.logpdf(point, data), density, rtol=1e-12)
+
+
+@pytest.mark.parametrize("measurement", [None, "plain", "configured", "rate"])
+def test_measurements_equal_pyhf(measurement):
+    reference = pyhf.Workspace(workspace())
+    model = reference.model(measurement_name=measurement)
+    ours = workspaces.read(workspace(), measurement)
+    assert_equal_pyhf(ours, model, reference.data(model))
+
+
+def test_codes_and_files(tmp_path):
+    (tmp_path / "workspace.json").write_text(json.dumps(workspace()))
+    codes = {"histosys": "code0", "normsys": "code1"}
+    settings = {kind: {"interpcode": code} for kind, code in codes.items()}
+    reference = pyhf.Workspace(workspace())
+    model = reference.model(modifier_settings=settings)
+    ours = workspaces.read(tmp_path / "workspace.json", codes=codes)
+    assert_equal_pyhf(ours, model, reference.data(model))
+
+
+def background_only():
+    spec = models.shapesys([3.0, 5.0], [50.0, 60.0], [4.0, 6.0])
+    result = workspaces.assemble(spec, np.array([53.0, 61.0]))
+    del result["channels"][0]["samples"][0]
+    return workspaces.write(result)
+
+
+SIGNAL = {"name": "signal", "data": [3.0, 5.0], "modifiers": [MU]}
+ADD_SIGNAL = {"op": "add", "path": "/channels/0/samples/-", "value": SIGNAL}
+SCALE_DATA = {"op": "replace", "path": "/channels/0/samples/0/data", "value": [51.0, 59.0]}
+
+
+def patch_set(of):
+    """Two signals, and the digest of the workspace they are for."""
+    other = {**ADD_SIGNAL, "value": {**SIGNAL, "data": [6.0, 1.0]}}
+    return {
+        "metadata": {
+            "references": {"hepdata": "ins1234567"},
+            "description": "two signals",
+            "digests": {"sha256": pyhf.utils.digest(of)},
+            "labels": ["mass"],
+        },
+        "patches": [
+            {"metadata": {"name": "light", "values": [100]}, "patch": [ADD_SIGNAL]},
+            {"metadata": {"name": "heavy", "values": [200]}, "patch": [other]},
+        ],
+        "version": "1.0.0",
+    }
+
+
+def test_all_forms_of_patches(tmp_path):
+    base = background_only()
+    before = copy.deepcopy(base)
+    chosen = patch_set(base)
+    for name, content in {"operations": [ADD_SIGNAL], "set": chosen}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    reference = pyhf.Workspace(base)
+    model = reference.model(patches=[[ADD_SIGNAL], [SCALE_DATA]])
+    for patch in (
+        [ADD_SIGNAL],
+        ADD_SIGNAL,
+        tmp_path / "operations.json",
+        str(tmp_path / "operations.json"),
+        (chosen, "light"),
+        (chosen, [100]),
+        (tmp_path / "set.json", (100,)),
+        (pyhf.PatchSet(chosen), "light"),
+        pyhf.PatchSet(chosen)["light"],
+        chosen["patches"][0],
+    ):
+        ours = workspaces.read(base, patches=[patch, [SCALE_DATA]])
+        assert_equal_pyhf(ours, model, reference.data(model))
+    heavy, _ = workspaces.read(base, patches=[(chosen, "heavy")])
+    np.testing.assert_array_equal(heavy.nominal[-2:], [6.0, 1.0])
+    assert base == before
+
+
+def test_patches_may_change_the_measurement():
+    path = "/measurements/0/config/parameters/-"
+    wide = {"op": "add", "path": path, "value": {"name": "mu", "bounds": [[-5.0, 50.0]]}}
+    model, _ = workspaces.read(background_only(), patches=[[ADD_SIGNAL, wide]])
+    assert (model.lower[model.poi_index], model.upper[model.poi_index]) == (-5.0, 50.0)
+
+
+def test_wrong_patches_are_named():
+    base = background_only()
+    chosen = patch_set(base)
+    errors = pyhf.exceptions
+    for patch, error, message in (
+        ({"op": "remove", "path": "/channels/7"}, ValueError, r"patches\[0\] does not fit"),
+        ({"op": "turn", "path": "/channels"}, ValueError, "Unknown operation 'turn'"),
+        (chosen, ValueError, "a patch must be a list .* or .patch set, name"),
+        ([1.0], ValueError, "a patch must be a list"),
+        ((chosen, "absent"), errors.InvalidPatchLookup, "absent"),
+        ((chosen, 300), errors.InvalidPatchLookup, "300"),
+        (({**chosen, "patches": []}, "light"), errors.InvalidSpecification, "non-empty"),
+    ):
+        with pytest.raises(error, match=message) as caught:
+            workspaces.patched(base, [patch])
+        assert len(str(caught.value)) < 1000
+    other = workspaces.patched(base, [SCALE_DATA])
+    with pytest.raises(errors.PatchSetVerificationError, match="sha256"):
+        workspaces.read(other, patches=[(chosen, "light")])
+
+
+def test_wrong_workspaces_are_named(tmp_path):
+    def broken(change):
+        result = copy.deepcopy(workspace())
+        change(result)
+        return result
+
+    invalid = pyhf.exceptions.InvalidSpecification
+    for change, error, message in (
+        (lambda w: w.pop("measurements"), invalid, "'measurements' is a required"),
+        (lambda w: w.pop("channels"), invalid, "'channels' is a required"),
+        (lambda w: w["observations"].pop(), ValueError, "no observations in channel 'control_re"),
+        (lambda w: w["observations"][1].update(data=[1.0]), ValueError, "1 observations in .*2 bi"),
+        (lambda w: w["observations"][1].update(data=[1.0, -2.0]), ValueError, r"data\[1\] is -2"),
+        (lambda w: w["observations"][1].update(data=[1.0, None]), invalid, "None is not of type"),
+        (lambda w: w["measurements"][0]["config"].update(poi=""), ValueError, "poi_name is empty"),
+    ):
+        with pytest.raises(error, match=message):
+            workspaces.read(broken(change))
+    with pytest.raises(pyhf.exceptions.InvalidMeasurement, match="absent"):
+        workspaces.read(workspace(), "absent")
+    with pytest.raises(pyhf.exceptions.InvalidModel, match="'mu' cannot be fit"):
+        workspaces.read(background_only())
+    (tmp_path / "list.json").write_text(json.dumps([workspace()]))
+    with pytest.raises(ValueError, match="workspace is a list: it must be a dict"):
+        workspaces.read(tmp_path / "list.json")
+
+
+def renewed(numbers, vector):
+    """The same names with other numbers."""
+    return NamedNumbers(jnp.asarray(vector), numbers.names, numbers.shapes)
+
+
+def test_every_number_of_a_workspace_has_a_gradient():
+    """Of the density, in yields, observations and the measurement, against differences of pyhf."""
+    original = workspace()
+    numbers = entries.numbers(original)
+    reference = pyhf.Workspace(original)
+    model = reference.model(measurement_name="configured")
+    init = np.array(model.config.suggested_init())
+    parameters = init + np.random.default_rng(2).uniform(-0.3, 0.3, len(init))
+
+    @jax.jit
+    def density(numbers):
+        model, data = workspaces.read(entries.with_numbers(original, numbers), "configured")
+        return model.logpdf(parameters, data)
+
+    def pyhf_density(vector):
+        moved = entries.with_numbers(original, renewed(numbers, vector))
+        changed = pyhf.Workspace(workspaces.write(moved))
+        model = changed.model(measurement_name="configured")
+        return model.logpdf(parameters, changed.data(model))[0]
+
+    slopes = jax.grad(density)(numbers)
+    assert isinstance(slopes, NamedNumbers)
+    vector, position = np.array(numbers.vector), 0
+    checked = {"observed": 0, "auxdata": 0, "sigmas": 0, "factors": 0, "data": 0}
+    for name, entry in numbers.items():
+        for i in range(entry.size):
+            where, position = position, position + 1
+            if vector[where] == 0.0 or ("/" in name and name.startswith(("plain/", "rate/"))):
+                continue  # a mask, whose derivative is no difference; another measurement
+            step = 1e-4 * vector[where] * np.eye(len(vector))[where]
+            difference = pyhf_density(vector + step) - pyhf_density(vector - step)
+            difference /= 2 * step[where]
+            slope = np.ravel(slopes[name])[i]
+            np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-6, err_msg=name)
+            for kind in checked:
+                checked[kind] += name.endswith(kind) and slope != 0.0
+    assert min(checked.values()) >= 1, checked
+    # What the starting values and bounds are worth is not in the density.
+    moved = entries.with_numbers(
+        original, {"configured/mu: inits": np.array([0.2]), "configured/mu: bounds": [[-2.0, 3.0]]}
+    )
+    model, _ = workspaces.read(moved, "configured")
+    poi = model.poi_index
+    assert (model.init[poi], model.lower[poi], model.upper[poi]) == (0.2, -2.0, 3.0)
+
+
+def test_gradient_of_cls_in_every_number_of_a_patched_workspace():
+    patched = workspaces.patched(background_only(), [ADD_SIGNAL])
+    numbers = entries.numbers(patched)
+
+    @jax.jit
+    def cls(numbers):
+        return hypotests.cls(*workspaces.read(entries.with_numbers(patched, numbers))).observed
+
+    slopes = jax.jit(jax.grad(cls))(numbers)
+    vector = np.array(numbers.vector)
+    for i, number in enumerate(vector):
+        step = 1e-3 * number * np.eye(len(vector))[i]
+        up, down = (cls(renewed(numbers, vector + sign * step)) for sign in (1, -1))
+        difference = (up - down) / (2e-3 * number)
+        np.testing.assert_allclose(slopes.vector[i], difference, rtol=1e-5, atol=1e-9)
+    assert (np.abs(slopes["c: observed"]) > 1e-3).all()
+
+
+def test_names_of_numbers():
+    numbers = entries.numbers(workspace())
+    np.testing.assert_array_equal(numbers["signal_region/top: data"], [30.0, 40.0, 20.0])
+    np.testing.assert_array_equal(
+        numbers["signal_region/top: histosys energy hi_data"], [33.0, 38.0, 18.5]
+    )
+    assert numbers["signal_region/top: normsys rate lo"] == 0.92
+    assert numbers["control_region/top: normsys energy hi"] == 1.08
+    np.testing.assert_array_equal(numbers["signal_region/top: staterror mc"], [2.0, 3.0, 0.0])
+    np.testing.assert_array_equal(numbers["control_region/top: shapesys fakes"], [7.0, 0.0])
+    np.testing.assert_array_equal(numbers["control_region: observed"], [137.0, 113.0])
+    assert numbers["configured/free: bounds"].shape == (2, 2)
+    assert len(numbers) == len(list(numbers)) == len(dict(numbers)) > 30
+    assert "signal_region/signal: data" in repr(numbers)
+    assert set(entries.numbers(models.everything())) >= {"lumi: sigmas", "lumi: inits"}
+
+
+def test_numbers_and_with_numbers_are_inverse():
+    original = workspace()
+    numbers = entries.numbers(original)
+    scaled = jax.tree.map(lambda vector: 2.0 * vector, numbers)
+    changed = entries.with_numbers(original, scaled)
+    np.testing.assert_array_equal(entries.numbers(changed).vector, scaled.vector)
+    assert original == workspace()
+    some = {"signal_region/signal: data": jnp.array([1.0, 2.0, 3.0]), "plain/lumi: sigmas": [0.1]}
+    found = entries.numbers(entries.with_numbers(original, some))
+    for name in numbers:
+        np.testing.assert_array_equal(found[name], some.get(name, numbers[name]))
+
+
+def test_wrong_numbers_are_named():
+    spec = models.everything()
+    with pytest.raises(ValueError, match="did you mean 'signal_region/top: data'"):
+        entries.with_numbers(spec, {"signal_region/topp: data": np.ones(3)})
+    with pytest.raises(ValueError, match=r"top: data has shape \(2,\).* has \(3,\)"):
+        entries.with_numbers(spec, {"signal_region/top: data": np.ones(2)})
+    with pytest.raises(pyhf.exceptions.InvalidSpecification, match="'samples' is a required"):
+        entries.numbers({"channels": [{"name": "c"}]})
+    with pytest.raises(pyhf.exceptions.InvalidSpecification, match="'samples' is a required"):
+        entries.with_numbers({"channels": [{"name": "c"}]}, {})
+    twice = {"channels": [*spec["channels"], spec["channels"][0]]}
+    with pytest.raises(ValueError, match="are both 'signal_region/signal: data'"):
+        entries.numbers(twice)
+
+
+def test_numbers_work_under_vmap_and_twice_differentiated():
+    spec = models.shapesys([3.0, 5.0], [50.0, 60.0], [4.0, 6.0])
+    numbers = entries.numbers(spec)
+
+    @jax.jit
+    def density(numbers):
+        model = Model.from_spec(entries.with_numbers(spec, numbers))
+        return model.logpdf(jnp.array([1.2, 1.02, 0.97]), jnp.array([51.0, 66.0, 160.0, 90.0]))
+
+    batch = renewed(numbers, numbers.vector * np.array([[1.0], [1.1]]))
+    both = jax.jit(jax.vmap(density))(batch)
+    np.testing.assert_allclose(both[0], density(numbers), rtol=1e-14)
+    np.testing.assert_allclose(both[1], density(renewed(numbers, batch.vector[1])), rtol=1e-14)
+    hessian = jax.jit(jax.hessian(density))(numbers).vector.vector
+    step = 1e-3 * np.eye(6)
+    slope = jax.jit(jax.grad(density))
+    up, down = (
+        np.stack([slope(renewed(numbers, numbers.vector + sign * row)).vector for row in step])
+        for sign in (1, -1)
+    )
+    np.testing.assert_allclose(hessian, (up - down) / 2e-3, rtol=1e-5, atol=1e-8)
+
+
+def test_assemble_and_write_round_trip(tmp_path):
+    """A specification with trained numbers, written for pyhf and read again by both."""
+    spec = models.everything()
+    trained = jax.tree.map(lambda vector: 1.05 * vector, entries.numbers(spec))
+    trained = dict(trained) | {"lumi: bounds": [[0.4, 1.6]], "lumi: inits": [1.0]}
+    spec = entries.with_numbers(spec, trained)
+    model = Model.from_spec(spec)
+    observed = jnp.round(1.1 * model.expected_main(model.init))
+    written = workspaces.write(
+        workspaces.assemble(spec, observed, measurement="trained"), tmp_path / "trained.json"
+    )
+    assert json.loads((tmp_path / "trained.json").read_text()) == written
+    reference = pyhf.Workspace(written)
+    assert reference.measurement_names == ["trained"]
+    pyhf_model = reference.model()
+    assert_equal_pyhf(workspaces.read(written), pyhf_model, reference.data(pyhf_model))
+    again, data = workspaces.read(tmp_path / "trained.json")
+    np.testing.assert_array_equal(data, jnp.concatenate([observed, model.auxdata]))
+    assert again.structure is model.structure
+    assert again.logpdf(model.init, data) == model.logpdf(model.init, data)
+
+
+def test_cls_is_the_same_after_writing():
+    patched = workspaces.patched(background_only(), [ADD_SIGNAL])
+    trained = renewed(entries.numbers(patched), 1.07 * entries.numbers(patched).vector)
+    written = workspaces.write(entries.with_numbers(patched, trained))
+    value = hypotests.cls(*workspaces.read(entries.with_numbers(patched, trained))).observed
+    assert hypotests.cls(*workspaces.read(written)).observed == value
+    reference = pyhf.Workspace(written)
+    model = reference.model()
+    np.testing.assert_allclose(
+        value, pyhf.infer.hypotest(1.0, reference.data(model), model), rtol=1e-4
+    )
+
+
+def test_a_workspace_that_cannot_be_written_says_why():
+    spec = models.shapesys([3.0, 5.0], [50.0, 60.0], [4.0, 6.0])
+    complete = workspaces.assemble(spec, np.array([53.0, 61.0]))
+    nan = entries.with_numbers(complete, {"c/signal: data": [1.0, np.nan]})
+    with pytest.raises(ValueError, match=r"c/signal: data\[1\] is nan"):
+        workspaces.write(nan)
+    with pytest.raises(ValueError, match=r"observed has shape \(3,\), but the model has 2 bins"):
+        workspaces.assemble(spec, np.ones(3))
+    with pytest.raises(pyhf.exceptions.InvalidSpecification, match="'measurements' is a required"):
+        workspaces.write(spec)
+
+    @jax.jit
+    def traced(numbers):
+        workspaces.write(entries.with_numbers(complete, numbers))
+
+    with pytest.raises(ValueError, match=r"channels\[0\].samples\[0\].data is a traced value"):
+        traced(entries.numbers(complete))
+
+
+def big(shapes):
+    """Many shape uncertainties, as real likelihoods have them."""
+    shifted = [
+        modifier("histosys", f"shape{i}", {"lo_data": [9.0, 19.0], "hi_data": [11.0, 22.0]})
+        for i in range(shapes)
+    ]
+    return {"channels": [channel("c", s=([1.0, 2.0], [MU]), b=([10.0, 20.0], shifted))]}
+
+
+def test_cost_of_tracing_does_not_grow_with_the_number_of_modifiers():
+    def equations(spec):
+        def nominal(numbers):
+            return Model.from_spec(entries.with_numbers(spec, numbers)).shift_up
+
+        return len(jax.make_jaxpr(nominal)(entries.numbers(spec)).eqns)
+
+    assert equations(big(50)) == equations(big(5)) < 60
+
+
+def test_what_is_not_traced_stays_known():
+    @jax.jit
+    def check(signal):
+        model = Model.from_spec(models.shapesys(signal, [50.0, 60.0], [4.0, 6.0]))
+        traced = {name for name in vars(model) if isinstance(getattr(model, name), jax.core.Tracer)}
+        assert traced == {"nominal"}
+        return model.nominal
+
+    np.testing.assert_array_equal(check(jnp.array([1.0, 2.0])), [1.0, 2.0, 50.0, 60.0])
+
+
+def test_names_of_samples_do_not_make_another_structure():
+    one, other = models.everything(), models.everything()
+    for each in other["channels"]:
+        for sample in each["samples"]:
+            sample["name"] = f"another {sample['name']}"
+    assert Model.from_spec(one).structure is Model.from_spec(other).structure
+    other["channels"][0]["name"] = "another region"
+    assert Model.from_spec(one).structure is not Model.from_spec(other).structure
