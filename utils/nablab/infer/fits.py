@@ -23,8 +23,8 @@ from nablab.checks import Numbers
 UNROLLED = 4
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
-# Fractions of a step that are tried.
-SHORTER = (1.0, 0.25, 0.05)
+# Fractions of a step that are tried; long ones lead away from a maximum.
+FRACTIONS = (1.0, 8.0, 0.25, 0.05)
 
 
 class Status(IntEnum):
@@ -242,7 +242,7 @@ class _Iteration(NamedTuple):
 def _newton(function, slopes, args, x, lower, upper, tolerance, max_iterations) -> _Iteration:
     """Damped projected Newton iteration."""
     size = x.shape[0]
-    eye, fractions = np.eye(size), jnp.array(SHORTER)
+    eye, fractions = np.eye(size), jnp.array(FRACTIONS)
 
     def step(state):
         x, value = state.x, state.value

@@ -148,6 +148,29 @@ class Model:
         rates = self._poisson_rates(main, parameters)
         return jnp.sum(_poisson_deviance(rates, counts)) + jnp.sum(pulls**2)
 
+    def rate_slopes(
+        self, main: Float[Array, "bins"], data: Float[Numbers, "data"]
+    ) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
+        """First and second derivative of the deviance in the expected events of each bin."""
+        return _poisson_slopes(main, data[: self.structure.main_bins])
+
+    def constraint_slopes(
+        self, parameters: Float[Numbers, "parameters"], data: Float[Numbers, "data"]
+    ) -> tuple[Float[Array, "parameters"], Float[Array, "parameters"]]:
+        """First and second derivative of the constraint terms in each parameter."""
+        s = self.structure
+        counts, measured = self._split(data)
+        here, scale = s.poisson_parameter, self.poisson_scale
+        slope, bend = _poisson_slopes(parameters[here] * scale, counts[s.main_bins :])
+        pulls = (parameters[s.normal_parameter] - measured) / self.normal_width
+        nothing = jnp.zeros(parameters.shape)
+        first = nothing.at[here].add(slope * scale)
+        second = nothing.at[here].add(bend * scale**2)
+        return (
+            first.at[s.normal_parameter].add(2.0 * pulls / self.normal_width),
+            second.at[s.normal_parameter].add(2.0 / self.normal_width**2),
+        )
+
     def check_data(self, data) -> None:
         """Raise ``ValueError`` unless ``data`` are main and auxiliary measurements of the model."""
         bins, auxiliary = self.structure.main_bins, self.auxdata.shape[0]
@@ -216,6 +239,17 @@ def _poisson_deviance(rates, counts):
     # 0 in the allowed range, below it a steep straight line towards it.
     below = jnp.where(rates < lowest, rates - lowest, 0.0)
     return 2.0 * (distance - safe_counts * below / SMALLEST_RATE)
+
+
+def _poisson_slopes(rates, counts):
+    """First and second derivative of the Poisson deviance in the rates, elementwise."""
+    some = counts > 0
+    lowest = jnp.where(some, SMALLEST_RATE, 0.0)
+    below = rates < lowest
+    reachable = jnp.where(some & ~below, rates, 1.0)
+    steep = jnp.where(some, counts, 1.0) / SMALLEST_RATE
+    slope = jnp.where(below, -steep, 1.0 - jnp.where(some, counts / reachable, 0.0))
+    return 2.0 * slope, jnp.where(below | ~some, 0.0, 2.0 * counts / reachable**2)
 
 
 def _log_poisson_at_mean(counts):

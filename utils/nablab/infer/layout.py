@@ -219,18 +219,20 @@ def fetch(spec: dict, layout: Layout) -> dict:
 
 
 def _pool(vector, layout, xp):
-    """The pool, and which shapesys and staterror bins have no uncertainty (the first: never)."""
+    """The pool, and which shapesys and staterror bins have no uncertainty (the first: never).
+
+    Written such that NaN is not mistaken for a bin without uncertainty.
+    """
     numbers = xp.concatenate([vector, np.zeros(1)])
     yields, errors = xp.take(numbers, layout.shapesys, mode="clip")
-    some = (yields > 0) & (errors > 0)
-    scale = (xp.where(some, yields, 1.0) / xp.where(some, errors, 1.0)) ** 2
+    empty = (yields <= 0) | (errors <= 0)
+    scale = (xp.where(empty, 1.0, yields) / xp.where(empty, 1.0, errors)) ** 2
     yields, errors = xp.take(numbers, layout.staterror, mode="clip")
     total, square = yields.sum(axis=-1), (errors**2).sum(axis=-1)
-    any_ = (total > 0) & (square > 0)
-    relative = xp.sqrt(xp.where(any_, square, 1.0)) / xp.where(any_, total, 1.0)
-    relative = xp.where(any_, relative, 1.0)
+    stat_empty = (total <= 0) | (square <= 0)
+    relative = xp.sqrt(xp.where(stat_empty, 1.0, square)) / xp.where(stat_empty, 1.0, total)
     pool = xp.concatenate([vector, layout.constants, scale, relative])
-    return pool, xp.concatenate([np.zeros(1, dtype=bool), ~some, ~any_])
+    return pool, xp.concatenate([np.zeros(1, dtype=bool), empty, stat_empty])
 
 
 def _reached(traced, layout):

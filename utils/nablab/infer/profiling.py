@@ -95,14 +95,16 @@ def complete(
     model: Model, data: Float[Array, "data"], parameters: Float[Array, "parameters"]
 ) -> Float[Array, "parameters"]:
     """Parameters with the private ones at their best values, given the shared ones."""
-    return _profile(model, data, parameters, _sums(model, _cells(model, parameters)))[0]
+    return _with_private(model, data, parameters, _sums(model, _cells(model, parameters)))[0]
 
 
 def deviance(
     model: Model, data: Float[Array, "data"], parameters: Float[Array, "parameters"]
 ) -> Float[Array, ""]:
     """Deviance minimised over the private parameters."""
-    return _profile(model, data, parameters, _sums(model, _cells(model, parameters)))[1]
+    others, scaled = sums = _sums(model, _cells(model, parameters))
+    parameters, gamma, _ = _with_private(model, data, parameters, sums)
+    return model.deviance_at(others + gamma * scaled, parameters, data)
 
 
 def _cells(model, parameters):
@@ -117,17 +119,21 @@ def _sums(model, cells) -> Float[Array, "2 bins"]:
     return jax.vmap(model.main_from_cells)(split)
 
 
-def _profile(model, data, parameters, sums):
-    """Parameters with the private ones at their best, and the deviance there."""
+def _with_private(model, data, parameters, sums):
+    """Parameters with the private ones at their best; these by bin (1 where there is none); and
+    by bin the curvature of their constraints (infinite where they cannot move)."""
     p = plan(model.structure)
-    others, scaled = sums
-    if len(p.private):
-        best = _best_private(model, data, others[p.private_bin], scaled[p.private_bin])
-        best = jnp.clip(best, model.lower[p.private], model.upper[p.private])
-        best = jnp.where(model.fixed[p.private], parameters[p.private], best)
-        parameters = parameters.at[p.private].set(best)
-        scaled = scaled * jnp.ones(others.shape).at[p.private_bin].set(best)
-    return parameters, model.deviance_at(others + scaled, parameters, data)
+    gamma, rigid = jnp.ones(sums.shape[1]), jnp.full(sums.shape[1], jnp.inf)
+    if not len(p.private):
+        return parameters, gamma, rigid
+    best, curvature = _best_private(model, data, *sums[:, p.private_bin])
+    lower, upper = model.lower[p.private], model.upper[p.private]
+    fixed = model.fixed[p.private]
+    stuck = (best < lower) | (best > upper) | fixed
+    best = jnp.where(fixed, parameters[p.private], jnp.clip(best, lower, upper))
+    gamma = gamma.at[p.private_bin].set(best)
+    rigid = rigid.at[p.private_bin].set(jnp.where(stuck, jnp.inf, curvature))
+    return parameters.at[p.private].set(best), gamma, rigid
 
 
 def slopes(
@@ -137,36 +143,29 @@ def slopes(
     fitted: np.ndarray,
 ) -> tuple[Float[Array, "fitted"], Float[Array, "fitted fitted"]]:
     """Gradient and Hessian of the profile deviance in the parameters with indices ``fitted``."""
-    p = plan(model.structure)
-    cells, cell_slopes, curvature = _cell_derivatives(model, parameters, fitted)
-    sums = _sums(model, cells)
+    s, p = model.structure, plan(model.structure)
+    cells, cell_slopes, cell_curvature = _cell_derivatives(model, parameters, fitted)
+    others, scaled = sums = _sums(model, cells)
+    parameters, gamma, constraint = _with_private(model, data, parameters, sums)
+
+    # The best gamma moves with the two sums of its bin: ``others + gamma * scaled`` events.
+    slope, bend = model.rate_slopes(others + gamma * scaled, data)
+    softness = 1.0 / (scaled**2 * bend + constraint)
+    by_others = -scaled * bend * softness
+    by_scaled = -(slope + gamma * scaled * bend) * softness
+    twice_others = bend + bend * scaled * by_others
+    mixed = bend * (gamma + scaled * by_scaled)
+    twice_scaled = gamma * mixed + slope * by_scaled
+
+    by_cell = jnp.where(p.is_private, gamma[s.cell_bin], 1.0) * slope[s.cell_bin]
     sum_slopes = jax.vmap(lambda slope: _sums(model, slope))(cell_slopes)
-
-    # Each term of the deviance depends on the two sums of one bin or on one parameter, so that
-    # three directions give all its second derivatives.
-    gradient = jax.grad(
-        lambda sums, parameters: _profile(model, data, parameters, sums)[1], argnums=(0, 1)
-    )
-
-    def along(first, second, third):
-        tangents = (
-            jnp.array([first, second])[:, None] * jnp.ones_like(sums),
-            third * jnp.ones_like(parameters),
-        )
-        return jax.jvp(gradient, (sums, parameters), tangents)[1]
-
-    by_sum, by_parameter = gradient(sums, parameters)
-    twice_by_sum, twice_by_parameter = jax.vmap(along)(*jnp.eye(3))
-    others, scaled = by_sum[:, model.structure.cell_bin]
-    by_cell = jnp.where(p.is_private, scaled, others)
-    weighted = jnp.einsum("pib,kib->pkb", sum_slopes, twice_by_sum[:2])
-    shape = (len(fitted), sums.size)
-    hessian = (
-        curvature(by_cell)
-        + weighted.reshape(shape) @ sum_slopes.reshape(shape).T
-        + jnp.diag(twice_by_parameter[2][fitted])
-    )
-    return cell_slopes @ by_cell + by_parameter[fitted], hessian
+    first, second = sum_slopes[:, 0], sum_slopes[:, 1]
+    cross = (first * mixed) @ second.T
+    squares = (first * twice_others) @ first.T + (second * twice_scaled) @ second.T
+    by_parameter, twice_by_parameter = model.constraint_slopes(parameters, data)
+    gradient = cell_slopes @ by_cell + by_parameter[fitted]
+    hessian = squares + cross + cross.T + cell_curvature(by_cell)
+    return gradient, hessian + jnp.diag(twice_by_parameter[fitted])
 
 
 def _cell_derivatives(model: Model, parameters, fitted):
@@ -233,7 +232,8 @@ def _cell_derivatives(model: Model, parameters, fitted):
 
 
 def _best_private(model, data, others, scaled):
-    """Minimum over gamma of the deviance of a bin with ``others + gamma * scaled`` events.
+    """Minimum over gamma of the deviance of a bin with ``others + gamma * scaled`` events, and
+    the curvature of the constraint there.
 
     Where the derivative is zero gamma solves a quadratic equation; the deviance is convex where
     the rate is positive, which is beyond the smaller root.
@@ -244,28 +244,30 @@ def _best_private(model, data, others, scaled):
     poisson = p.constraint < len(s.poisson_parameter)
     here, there = p.constraint[poisson], p.constraint[~poisson] - len(s.poisson_parameter)
 
-    def poisson_root(others, scaled, counts):
+    def from_poisson(others, scaled, counts):
         rate, measured = model.poisson_scale[here], auxiliary[s.poisson_auxdata[here]]
         a = (scaled + rate) * scaled
         b = (scaled + rate) * others - (counts + measured) * scaled
+        square = b**2 + 4.0 * a * measured * others
         # Without events to scale, the auxiliary measurement alone decides.
-        return _larger_root(
-            a, b, -measured * others, b**2 + 4.0 * a * measured * others, measured / rate
-        )
+        best = _larger_root(a, b, -measured * others, square, measured / rate)
+        return best, 2.0 * measured / jnp.where(best > 0, best, 1.0) ** 2
 
-    def normal_root(others, scaled, counts):
+    def from_normal(others, scaled, counts):
         variance, measured = model.normal_width[there] ** 2, auxiliary[s.normal_auxdata[there]]
         b = others - measured * scaled + variance * scaled**2
         c = variance * scaled * (others - counts) - measured * others
         square = (others + measured * scaled - variance * scaled**2) ** 2
-        return _larger_root(scaled, b, c, square + 4.0 * variance * counts * scaled**2, measured)
+        square = square + 4.0 * variance * counts * scaled**2
+        return _larger_root(scaled, b, c, square, measured), 2.0 / variance
 
-    best = jnp.zeros(len(p.private))
-    for which, root in ((poisson, poisson_root), (~poisson, normal_root)):
+    best, curvature = jnp.zeros((2, len(p.private)))
+    for which, closed_form in ((poisson, from_poisson), (~poisson, from_normal)):
         if which.any():
             which = np.flatnonzero(which)
-            best = best.at[which].set(root(others[which], scaled[which], counts[which]))
-    return best
+            roots, curvatures = closed_form(others[which], scaled[which], counts[which])
+            best, curvature = best.at[which].set(roots), curvature.at[which].set(curvatures)
+    return best, curvature
 
 
 def _larger_root(a, b, c, discriminant, without):

@@ -40,7 +40,7 @@ class Structure:
 
 def read(spec: dict, poi_name: str, histosys_code: str, normsys_code: str):
     """Structure (one object for all specifications of the same form) and numbers of a model."""
-    key = json.dumps(entries.form(spec), sort_keys=True)
+    key = json.dumps(entries.form(spec))
     structure, where = _structure(key, poi_name, histosys_code, normsys_code)
     return structure, layout.fetch(spec, where)
 
