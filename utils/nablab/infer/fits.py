@@ -23,8 +23,9 @@ from nablab.checks import Numbers
 UNROLLED = 4
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
-# Fractions of a step that are tried; long ones lead away from a maximum.
-FRACTIONS = (1.0, 8.0, 0.25, 0.05)
+# How much longer steps get where the curvature is negative, which leads away from a maximum, and
+# how much shorter where they lead uphill.
+LONGER, SHORTER = 4.0, 0.25
 
 
 class Status(IntEnum):
@@ -101,37 +102,38 @@ class Fit:
 
 def minimize(
     function: Callable[..., Float[Array, ""]],
-    init: Float[Numbers, "parameters"],
-    lower: Float[Numbers, "parameters"] | float = -jnp.inf,
-    upper: Float[Numbers, "parameters"] | float = jnp.inf,
-    fixed: Bool[Numbers, "parameters"] | bool = False,
-    starts: Float[Numbers, "starts parameters"] | None = None,
+    init: Float[Numbers, "*fits parameters"],
+    lower: Float[Numbers, "*#fits parameters"] | float = -jnp.inf,
+    upper: Float[Numbers, "*#fits parameters"] | float = jnp.inf,
+    fixed: Bool[Numbers, "*#fits parameters"] | bool = False,
+    starts: Float[Numbers, "starts *fits parameters"] | None = None,
     tolerance: float = 1e-10,
     max_iterations: int = 200,
     args: tuple = (),
-    slopes: Callable | None = None,
+    expansion: Callable | None = None,
 ) -> Fit:
     """Minimise a smooth function of a few (up to some hundred) parameters within a box.
 
-    Newton steps with Levenberg-Marquardt damping: a step that does not lead downhill, or a
-    curvature that is not positive, raises the damping. Steps are clipped to the box; parameters
-    pressed against a bound are left out of the next step.
+    Newton steps: where the curvature is not positive they follow its absolute value; one that does
+    not lead downhill is shortened. Steps are clipped to the box; parameters pressed against a
+    bound are left out of the next step.
 
     Args:
         function: what to minimise, ``function(x, *args)``. It may also close over traced values:
             the result is differentiable in those and in ``args``, in forward and reverse mode and
             repeatedly, by the implicit function theorem. At an active bound the derivative is the
             one-sided one that keeps the bound active.
-        init: starting point, and value of the fixed parameters.
+        init: starting point, and value of the fixed parameters; with a leading axis, those of
+            several fits of the same function within different boxes.
         lower, upper: bounds.
         fixed: parameters that are not fitted.
         starts: additional starting points; the lowest minimum wins.
         tolerance: for the gradient norm of the certificate.
         max_iterations: of Newton steps tried.
         args: further arguments of the function, pytrees of arrays.
-        slopes: ``slopes(x, *args)`` gives gradient and Hessian, where there is a faster way than
-            to differentiate the function twice. Function and slopes then close over nothing that
-            is traced.
+        expansion: ``expansion(x, *args)`` gives value, gradient and Hessian, where there is a
+            faster way than to differentiate the function twice. It and the function then close
+            over nothing that is traced.
 
     Returns:
         The fit. Look at ``certificate.converged``, or call ``certificate.require()`` outside jit.
@@ -140,113 +142,147 @@ def minimize(
     lower, upper = jnp.broadcast_to(lower, init.shape), jnp.broadcast_to(upper, init.shape)
     fixed = jnp.broadcast_to(fixed, init.shape)
     lower, upper = jnp.where(fixed, init, lower), jnp.where(fixed, init, upper)
-    if slopes is None:
-        function, hoisted = jax.closure_convert(function, init, *args)
-        args, slopes = (*args, *hoisted), partial(_slopes, function)
+    if expansion is None:
+        example = jnp.zeros(init.shape[-1])
+        function, hoisted = jax.closure_convert(function, example, *args)
+        args, expansion = (*args, *hoisted), partial(_expansion, function)
 
     # Plain arrays: the tangents of a model are not a model.
     args, tree = jax.tree.flatten(args)
-    function, slopes = _on_leaves(function, tree), _on_leaves(slopes, tree)
+    function, expansion = _on_leaves(function, tree), _on_leaves(expansion, tree)
 
+    starts = init[None] if starts is None else jnp.concatenate([init[None], starts])
     still = jax.lax.stop_gradient
-    box, constants = still((lower, upper)), still(args)
+    end = _search(expansion, still(args), *still((starts, lower, upper)), tolerance, max_iterations)
 
-    def newton(x):
-        x = jnp.clip(still(x), *box)
-        return _newton(function, slopes, constants, x, *box, tolerance, max_iterations)
+    def attach(end, lower, upper):
+        rest = jnp.where(end.x >= upper, upper, lower)
+        x = _minimum(expansion, end.x, end.hessian, end.active, rest, args)
+        value = _lowest(function, end.value, x, end.active, rest, args)
+        return Fit(x, value, _certify(end, lower < upper, tolerance))
 
-    if starts is None:
-        end = newton(init)
-    else:
-        ends = in_turn_or_together(newton, len(init))(jnp.concatenate([init[None], starts]))
-        best = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf))
-        end = jax.tree.map(lambda field: field[best], ends)
-
-    rest = jnp.where(end.x >= upper, upper, lower)
-    parameters = _minimum(function, slopes, end.x, end.active, rest, args)
-    value = _lowest(function, parameters, end.active, rest, args)
-    return Fit(parameters, value, _certify(end, box, tolerance))
+    return attach(end, lower, upper) if init.ndim == 1 else jax.vmap(attach)(end, lower, upper)
 
 
 def _on_leaves(function, tree):
     return lambda x, *leaves: function(x, *tree.unflatten(leaves))
 
 
-def in_turn_or_together(fit: Callable, size: int) -> Callable:
-    """Map a fit of ``size`` parameters over an axis.
-
-    Small fits run faster side by side. Large ones gain nothing from that, and would all make as
-    many steps as the slowest.
-    """
-    return jax.vmap(fit) if size <= SIDE_BY_SIDE else partial(jax.lax.map, fit)
-
-
-def _slopes(function, x, *args):
-    """Gradient and Hessian by automatic differentiation."""
+def _expansion(function, x, *args):
+    """Value, gradient and Hessian by automatic differentiation."""
 
     def gradient_twice(x):
-        gradient = jax.grad(function)(x, *args)
-        return gradient, gradient
+        value, gradient = jax.value_and_grad(function)(x, *args)
+        return gradient, (value, gradient)
 
-    hessian, gradient = jax.jacfwd(gradient_twice, has_aux=True)(x)
-    return gradient, hessian
+    hessian, value_and_gradient = jax.jacfwd(gradient_twice, has_aux=True)(x)
+    return *value_and_gradient, hessian
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _minimum(function, slopes, x, active, rest, args):
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _minimum(expansion, x, hessian, active, rest, args):
     """The minimum as a function of ``args`` (and of the bounds, where one is active)."""
     return jnp.where(active, rest, x)
 
 
 @_minimum.defjvp
-def _minimum_jvp(function, slopes, primals, tangents):
-    x, active, rest, args = primals
-    _, _, rest_dot, args_dot = tangents
-    x = _minimum(function, slopes, x, active, rest, args)
+def _minimum_jvp(expansion, primals, tangents):
+    x, hessian, active, rest, args = primals
+    _, _, _, rest_dot, args_dot = tangents
+    # Once more, so that second derivatives see how the minimum and the Hessian move.
+    x = _minimum(expansion, x, hessian, active, rest, args)
+    hessian = _known_hessian(expansion, hessian, x, args)
     # The gradient of the free parameters stays zero: H dx + d(gradient) = 0.
     moved = jnp.where(active, rest_dot, 0.0)
-    _, change = jax.jvp(jax.grad(function), (x, *args), (moved, *args_dot))
-    hessian = slopes(x, *args)[1]
+    _, change = jax.jvp(lambda x, args: expansion(x, *args)[1], (x, args), (moved, args_dot))
     free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
     step = -_inverse(free)[0] @ jnp.where(active, 0.0, change)
     return x, jnp.where(active, rest_dot, step)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _lowest(function, x, active, rest, args):
+def _known_hessian(expansion, hessian, x, args):
+    """The Hessian at ``x``, which the search has left behind."""
+    return hessian
+
+
+@_known_hessian.defjvp
+def _known_hessian_jvp(expansion, primals, tangents):
+    _, *primals = primals
+    _, *tangents = tangents
+    return jax.jvp(lambda x, args: expansion(x, *args)[2], primals, tangents)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _lowest(function, value, x, active, rest, args):
     """The function at its minimum, whose own movement does not count: its slope is zero."""
-    return function(x, *args)
+    return value
 
 
 @_lowest.defjvp
 def _lowest_jvp(function, primals, tangents):
-    x, active, _, args = primals
-    _, _, rest_dot, args_dot = tangents
+    _, x, active, _, args = primals
+    _, _, _, rest_dot, args_dot = tangents
     moved = jnp.where(active, rest_dot, 0.0)
     return jax.jvp(function, (x, *args), (moved, *args_dot))
 
 
+def _search(expansion, args, starts, lower, upper, tolerance, max_iterations):
+    """The best end of the Newton iterations from all starts, for each of the fits."""
+    *batch, size = starts.shape
+
+    def lanes(array):
+        return jnp.broadcast_to(array, starts.shape).reshape(np.prod(batch, dtype=int), size)
+
+    def newton(x, lower, upper):
+        return _newton(expansion, args, x, lower, upper, tolerance, max_iterations)
+
+    lower, upper = lanes(lower), lanes(upper)
+    x = jnp.clip(lanes(starts), lower, upper)
+    if size <= SIDE_BY_SIDE:
+        ends = newton(x, lower, upper)
+    else:
+        ends = jax.lax.map(lambda lane: newton(*lane), (x[:, None], lower[:, None], upper[:, None]))
+        ends = jax.tree.map(lambda field: field[:, 0], ends)
+    ends = jax.tree.map(lambda field: field.reshape(*batch, *field.shape[1:]), ends)
+    best = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf), axis=0)
+    place = (best, *np.indices(best.shape))
+    return jax.tree.map(lambda field: field[place], ends)
+
+
 class _Iteration(NamedTuple):
-    """Where the iteration stands: the derivatives are those at ``x`` once it is done."""
+    """Where the iteration stands, with the derivatives there, and the point to try next."""
 
     x: Array
     value: Array
     gradient: Array
     hessian: Array
     active: Array
-    damping: Array
+    trial: Array
+    stretch: Array
     count: Array
     done: Array
 
 
-def _newton(function, slopes, args, x, lower, upper, tolerance, max_iterations) -> _Iteration:
-    """Damped projected Newton iteration."""
-    size = x.shape[0]
-    eye, fractions = np.eye(size), jnp.array(FRACTIONS)
+def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Iteration:
+    """Projected Newton iterations side by side: of each argument from ``x`` on, [lanes, size]."""
+    number, size = x.shape
 
-    def step(state):
-        x, value = state.x, state.value
-        gradient, hessian = slopes(x, *args)
+    def step(state, lower, upper):
+        value, gradient, hessian = expansion(state.trial, *args)
+        # Near the minimum the change drowns in rounding errors, and a full step is right.
+        change = value - state.value
+        predicted = jnp.abs(state.gradient @ (state.trial - state.x))
+        rounding = 1e-13 * (1.0 + jnp.abs(value))
+        full = (predicted < rounding) & (change < rounding)
+        good = full | (change < -1e-4 * predicted) | (state.count == 0)
+        good = good & ~state.done
+
+        x, value, gradient, hessian = jax.tree.map(
+            partial(jnp.where, good),
+            (state.trial, value, gradient, hessian),
+            (state.x, state.value, state.gradient, state.hessian),
+        )
         # Parameters pressed against a bound, and the fixed ones, take no part in the step.
         active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
         active = active | (lower == upper)
@@ -254,50 +290,40 @@ def _newton(function, slopes, args, x, lower, upper, tolerance, max_iterations) 
         done = _gradient_norm(gradient, active, scale) <= tolerance
         unit = 1.0 / jnp.sqrt(scale)
         free = jnp.where(active, 0.0, gradient)
-        inverse, _ = _inverse(_in_units(hessian, active, unit) + state.damping * eye, True)
+        inverse, smallest = _inverse(_in_units(hessian, active, unit), True)
         direction = -unit * (inverse @ (unit * free))
-        trials = jnp.clip(x + fractions[:, None] * direction, lower, upper)
-        values = jax.vmap(lambda x: function(x, *args))(trials)
-        # Near the minimum the change drowns in rounding errors, and a full step is right.
-        move = trials[0] - x
-        predicted = jnp.abs(gradient @ move)
-        rounding = 1e-13 * (1.0 + jnp.abs(value))
-        full = (predicted < rounding) & (values[0] - value < rounding)
-        lowest = jnp.where(full, 0, jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf)))
-        good = full | (value - values[lowest] > 1e-4 * fractions[lowest] * predicted)
-        damping = jnp.where(
-            good,
-            jnp.where(state.damping > 1e-3, state.damping / 10, 0.0),
-            10 * state.damping + 1e-2,
-        )
-        trial, trial_value = trials[lowest], values[lowest]
-        move_on = good & ~done
+        grown = jnp.where(smallest > 0, 1.0, LONGER * state.stretch)
+        stretch = jnp.where(good, grown, state.stretch * SHORTER)
         return _Iteration(
-            x=jnp.where(move_on, trial, x),
-            value=jnp.where(move_on, trial_value, value),
+            x=x,
+            value=value,
             gradient=gradient,
             hessian=hessian,
             active=active,
-            damping=damping,
-            count=state.count + 1,
+            trial=jnp.clip(x + stretch * direction, lower, upper),
+            stretch=stretch,
+            count=state.count + ~state.done,
             done=done,
         )
 
     def unfinished(state):
-        in_reach = (state.count < max_iterations) & (state.damping < 1e12)
-        return ~state.done & in_reach & jnp.isfinite(state.value)
+        in_reach = (state.count < max_iterations) & (state.stretch > 1e-12)
+        return (~state.done & in_reach & jnp.isfinite(state.value)).any()
 
     start = _Iteration(
         x=x,
-        value=function(x, *args),
-        gradient=jnp.full(size, jnp.nan),
-        hessian=jnp.full((size, size), jnp.nan),
-        active=jnp.zeros(size, bool),
-        damping=jnp.zeros(()),
-        count=jnp.zeros((), int),
-        done=jnp.zeros((), bool),
+        value=jnp.zeros(number),
+        gradient=jnp.zeros((number, size)),
+        hessian=jnp.zeros((number, size, size)),
+        active=jnp.zeros((number, size), bool),
+        trial=x,
+        stretch=jnp.ones(number),
+        count=jnp.zeros(number, int),
+        done=jnp.zeros(number, bool),
     )
-    return jax.lax.while_loop(unfinished, step, start) if size else start
+    return jax.lax.while_loop(
+        unfinished, lambda state: jax.vmap(step)(state, lower, upper), start
+    )
 
 
 def _scale(hessian):
@@ -316,7 +342,7 @@ def _in_units(hessian, active, unit):
     return jnp.where(active[:, None] | active, rest, unit[:, None] * hessian * unit)
 
 
-def _certify(end, box, tolerance) -> Certificate:
+def _certify(end, movable, tolerance) -> Certificate:
     active, scale = end.active, _scale(end.hessian)
     norm = _gradient_norm(end.gradient, active, scale)
     in_units = _in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
@@ -335,8 +361,7 @@ def _certify(end, box, tolerance) -> Certificate:
     smallest = jnp.linalg.eigvalsh(jnp.where(finite, in_units, np.eye(len(active)))).min(
         initial=jnp.inf
     )
-    at_bound = active & (box[0] < box[1])
-    return Certificate(status, norm, smallest, at_bound, end.count)
+    return Certificate(status, norm, smallest, active & movable, end.count)
 
 
 def _inverse(

@@ -105,46 +105,49 @@ def fixed_poi_fit(
 
 def _fits(model, data, *pois) -> list[Fit]:
     """Fits to the same data, side by side: for each value of the poi, or None where it is free."""
-    fitted = profiling.plan(model.structure).shared
-    if None not in pois:  # one parameter less
-        fitted = fitted[fitted != model.poi_index]
-    free = [poi is None for poi in pois]
+    fitted, start = profiling.plan(model.structure).shared, model.init
     inits = [model.init if poi is None else model.parameters(poi) for poi in pois]
-    fixed = [model.fixed.at[model.poi_index].set(not is_free) for is_free in free]
+    fixed = [model.fixed.at[model.poi_index].set(poi is not None) for poi in pois]
+    if len(pois) == 1:
+        inits, fixed = inits[0], fixed[0]
+        if pois != (None,):  # one parameter less
+            fitted, start = fitted[fitted != model.poi_index], inits
+    else:
+        inits, fixed = jnp.stack(inits), jnp.stack(fixed)
     # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
     # can be two minima: mostly one on each side, in rare cases half a standard deviation apart.
     moved = np.isin(fitted, model.structure.interpolated)
     distances = [0.5, -0.5, 1.0, -1.0] if len(fitted) <= fits.SIDE_BY_SIDE else [1.0, -1.0]
-    sides = np.outer(distances, moved) if moved.any() else None
-
-    def parameters(x, start):
-        return start.at[fitted].set(x)
+    x = inits[..., fitted]
+    starts = jnp.stack([x + distance * moved for distance in distances]) if moved.any() else None
 
     def function(x, model, data, start):
-        return profiling.deviance(model, data, parameters(x, start))
+        return profiling.deviance(model, data, start.at[fitted].set(x))
 
-    def slopes(x, model, data, start):
-        return profiling.slopes(model, data, parameters(x, start), fitted)
+    def expansion(x, model, data, start):
+        return profiling.expansion(model, data, start.at[fitted].set(x), fitted)
 
-    def fit(init_and_fixed):
-        init, fixed = init_and_fixed
-        result = fits.minimize(
-            function,
-            init[fitted],
-            model.lower[fitted],
-            model.upper[fitted],
-            fixed[fitted],
-            starts=None if sides is None else init[fitted] + sides,
-            args=(model, data, init),
-            slopes=slopes,
-        )
-        best = profiling.complete(model, data, parameters(result.parameters, init))
+    result = fits.minimize(
+        function,
+        x,
+        model.lower[fitted],
+        model.upper[fitted],
+        fixed[..., fitted],
+        starts,
+        args=(model, data, start),
+        expansion=expansion,
+    )
+
+    def completed(init, fixed, result):
+        best = init.at[fitted].set(result.parameters)
+        best = profiling.complete(model, data, best)
         at_bound = (best <= model.lower) | (best >= model.upper)
         at_bound = at_bound.at[fitted].set(result.certificate.at_bound) & ~fixed
         return Fit(best, result.value, replace(result.certificate, at_bound=at_bound))
 
-    fit_all = fits.in_turn_or_together(fit, len(fitted))
-    results = fit_all((jnp.stack(inits), jnp.stack(fixed)))
+    if len(pois) == 1:
+        return [completed(inits, fixed, result)]
+    results = jax.vmap(completed)(inits, fixed, result)
     return [jax.tree.map(lambda field, k=k: field[k], results) for k in range(len(pois))]
 
 
@@ -241,7 +244,7 @@ def expected_cls(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> PValues:
 def _root_asimov(model, asimov, truth, mu):
     """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, where q is 0."""
     (fit,) = _fits(model, asimov, mu)
-    return _root(fit.value - model.deviance(truth, asimov)), fit
+    return _root(fit.value), fit
 
 
 def _cls(distance, root_asimov):

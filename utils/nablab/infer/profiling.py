@@ -112,21 +112,23 @@ def _cells(model, parameters):
     return model.expected_by_cell(parameters.at[plan(model.structure).private].set(1.0))
 
 
-def _sums(model, cells) -> Float[Array, "2 bins"]:
+def _sums(model, cells) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
     """Events in each bin: without, and with a private parameter."""
-    private = plan(model.structure).is_private
-    split = jnp.stack([jnp.where(private, 0.0, cells), jnp.where(private, cells, 0.0)])
-    return jax.vmap(model.main_from_cells)(split)
+    p = plan(model.structure)
+    if not len(p.private):
+        return model.main_from_cells(cells), jnp.zeros(model.structure.main_bins)
+    parts = jnp.where(p.is_private, 0.0, cells), jnp.where(p.is_private, cells, 0.0)
+    return model.main_from_cells(parts[0]), model.main_from_cells(parts[1])
 
 
 def _with_private(model, data, parameters, sums):
     """Parameters with the private ones at their best; these by bin (1 where there is none); and
     by bin the curvature of their constraints (infinite where they cannot move)."""
     p = plan(model.structure)
-    gamma, rigid = jnp.ones(sums.shape[1]), jnp.full(sums.shape[1], jnp.inf)
+    gamma, rigid = jnp.ones_like(sums[0]), jnp.full(sums[0].shape, jnp.inf)
     if not len(p.private):
         return parameters, gamma, rigid
-    best, curvature = _best_private(model, data, *sums[:, p.private_bin])
+    best, curvature = _best_private(model, data, *(part[p.private_bin] for part in sums))
     lower, upper = model.lower[p.private], model.upper[p.private]
     fixed = model.fixed[p.private]
     stuck = (best < lower) | (best > upper) | fixed
@@ -136,36 +138,43 @@ def _with_private(model, data, parameters, sums):
     return parameters.at[p.private].set(best), gamma, rigid
 
 
-def slopes(
+def expansion(
     model: Model,
     data: Float[Array, "data"],
     parameters: Float[Array, "parameters"],
     fitted: np.ndarray,
-) -> tuple[Float[Array, "fitted"], Float[Array, "fitted fitted"]]:
-    """Gradient and Hessian of the profile deviance in the parameters with indices ``fitted``."""
+) -> tuple[Float[Array, ""], Float[Array, "fitted"], Float[Array, "fitted fitted"]]:
+    """The profile deviance, its gradient and its Hessian in the parameters ``fitted``."""
     s, p = model.structure, plan(model.structure)
     cells, cell_slopes, cell_curvature = _cell_derivatives(model, parameters, fitted)
     others, scaled = sums = _sums(model, cells)
     parameters, gamma, constraint = _with_private(model, data, parameters, sums)
 
-    # The best gamma moves with the two sums of its bin: ``others + gamma * scaled`` events.
-    slope, bend = model.rate_slopes(others + gamma * scaled, data)
-    softness = 1.0 / (scaled**2 * bend + constraint)
-    by_others = -scaled * bend * softness
-    by_scaled = -(slope + gamma * scaled * bend) * softness
-    twice_others = bend + bend * scaled * by_others
-    mixed = bend * (gamma + scaled * by_scaled)
-    twice_scaled = gamma * mixed + slope * by_scaled
+    rates = others + gamma * scaled
+    slope, bend = model.rate_slopes(rates, data)
+    by_cell = slope[s.cell_bin]
+    if len(p.private):
+        by_cell = jnp.where(p.is_private, gamma[s.cell_bin], 1.0) * by_cell
+    first, second = jax.vmap(lambda slope: _sums(model, slope))(cell_slopes)
+    if len(p.private):
+        # The best gamma moves with the two sums of its bin: ``others + gamma * scaled`` events.
+        softness = 1.0 / (scaled**2 * bend + constraint)
+        by_others = -scaled * bend * softness
+        by_scaled = -(slope + gamma * scaled * bend) * softness
+        twice_others = bend + bend * scaled * by_others
+        mixed = bend * (gamma + scaled * by_scaled)
+        twice_scaled = gamma * mixed + slope * by_scaled
+        cross = (first * mixed) @ second.T
+        hessian = (first * twice_others) @ first.T + (second * twice_scaled) @ second.T
+        hessian = hessian + cross + cross.T
+    else:
+        hessian = (first * bend) @ first.T
 
-    by_cell = jnp.where(p.is_private, gamma[s.cell_bin], 1.0) * slope[s.cell_bin]
-    sum_slopes = jax.vmap(lambda slope: _sums(model, slope))(cell_slopes)
-    first, second = sum_slopes[:, 0], sum_slopes[:, 1]
-    cross = (first * mixed) @ second.T
-    squares = (first * twice_others) @ first.T + (second * twice_scaled) @ second.T
     by_parameter, twice_by_parameter = model.constraint_slopes(parameters, data)
     gradient = cell_slopes @ by_cell + by_parameter[fitted]
-    hessian = squares + cross + cross.T + cell_curvature(by_cell)
-    return gradient, hessian + jnp.diag(twice_by_parameter[fitted])
+    hessian = hessian + cell_curvature(by_cell)
+    value = model.deviance_at(rates, parameters, data)
+    return value, gradient, hessian + jnp.diag(twice_by_parameter[fitted])
 
 
 def _cell_derivatives(model: Model, parameters, fitted):
@@ -214,19 +223,25 @@ def _cell_derivatives(model: Model, parameters, fitted):
         return jnp.prod(jnp.append(moved, 1.0)[p.direct], axis=0)
 
     here = jnp.zeros(len(fitted))
-    others, others_1 = product(here), jax.jacfwd(product)(here).T
+    some_logs = np.isin(fitted, p.normsys_parameters).any()
+    some_direct = np.isin(fitted, p.direct).any()
+    others = product(here)
+    others_1 = jax.jacfwd(product)(here).T if some_direct else 0.0
     scale = normsys * others
     relative = scale * shift_1 + events * scale * log_1  # slopes but for those of the others
     cell_slopes = relative + events * normsys * others_1
 
     def curvature(weights):
         straight = weights * events * normsys
-        mixed = shift_1 * (weights * scale) @ log_1.T
-        mixed = mixed + (shift_1 + events * log_1) * (weights * normsys) @ others_1.T
-        bent = (shift_2 + events * log_2) @ (weights * scale)
-        of_product = jax.hessian(lambda change: jnp.sum(straight * product(change)))(here)
-        logs = log_1 * (straight * others) @ log_1.T
-        return mixed + mixed.T + logs + jnp.diag(bent) + of_product
+        total = jnp.diag((shift_2 + events * log_2) @ (weights * scale))
+        if some_logs:
+            mixed = shift_1 * (weights * scale) @ log_1.T
+            total = total + mixed + mixed.T + log_1 * (straight * others) @ log_1.T
+        if some_direct:
+            mixed = (shift_1 + events * log_1) * (weights * normsys) @ others_1.T
+            of_product = jax.hessian(lambda change: jnp.sum(straight * product(change)))(here)
+            total = total + mixed + mixed.T + of_product
+        return total
 
     return events * scale, cell_slopes, curvature
 
