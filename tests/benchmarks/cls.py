@@ -4,6 +4,7 @@ Run with ``make benchmark``; prints Markdown tables. Nothing is asserted about t
 packages must agree on the number before they are timed. RESULTS.md says what is compared.
 """
 
+import json
 import os
 import platform
 import time
@@ -20,11 +21,14 @@ from everwillow.hypotest.distributions import QTildeAsymptotic
 from everwillow.hypotest.results import TestStatResult
 from everwillow.statelib import State
 
-from nablab.infer import hypotests
+from nablab.infer import hypotests, interpolation
 from nablab.infer.histfactory import Model
 
-ROUNDS = {2: 400, 20: 400, 100: 200}  # by number of bins
-PYHF_ROUNDS, COMPILATIONS = 5, 5
+MODELS = [("histosys", 5), ("histosys", 20)]
+MODELS += [("shapesys", bins) for bins in (2, 20, 100, 1000)]
+ROUNDS = {2: 400, 5: 400, 20: 400, 100: 200, 1000: 40}  # by number of bins
+PYHF_ROUNDS, PYHF_BINS, COMPILATIONS = 5, 100, 3
+MANY, MANY_MODELS = 1000, [("histosys", 5), ("shapesys", 20)]
 PEERS = {"BFGS": None, "L-BFGS": optimistix.LBFGS(rtol=1e-5, atol=1e-5)}  # None: the default
 PACKAGES = ("nablab", "everwillow", "optimistix", "pyhf", "jax", "numpy", "scipy")
 
@@ -37,24 +41,32 @@ def yields(bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return signal * 60 / signal.sum(), background, 0.05 * background
 
 
-def specification(signal, background, uncertainty, channel="channel") -> dict:
+def tilt(bins):
+    """The shape of the histosys uncertainty upwards; downwards it is 1."""
+    return np.linspace(1, -1, bins)
+
+
+def specification(signal, background, uncertainty, kind="shapesys", channel="channel") -> dict:
     mu = {"name": "mu", "type": "normfactor", "data": None}
-    shape = {"name": "shape", "type": "shapesys", "data": uncertainty}
+    shape = {"name": "shape", "type": kind, "data": uncertainty}
+    if kind == "histosys":
+        up = background + uncertainty * tilt(len(uncertainty))
+        shape["data"] = {"lo_data": background - uncertainty, "hi_data": up}
     signal = {"name": "signal", "data": signal, "modifiers": [mu]}
     background = {"name": "background", "data": background, "modifiers": [shape]}
     return {"channels": [{"name": channel, "samples": [signal, background]}]}
 
 
-def nablab_cls(channel, signal, background, uncertainty):
-    spec = specification(signal, background, uncertainty, channel)
+def nablab_cls(kind, channel, *arrays):
+    spec = specification(*arrays, kind, channel)
     return hypotests.expected_cls(Model.from_spec(spec)).median
 
 
-def everwillow_cls(solver, signal, background, uncertainty):
-    """The same from everwillow's parts: one fit, at mu = 1, to the Asimov data of mu = 0."""
+def shapesys_likelihood(signal, background, uncertainty):
+    """By hand: expected counts, -log likelihood, nuisance parameters at their nominal values."""
 
     def rates(parameters):
-        mu, gamma = parameters["mu"], parameters["gamma"]
+        mu, gamma = parameters["mu"], parameters["nuisance"]
         auxiliary = gamma * (background / uncertainty) ** 2
         return jnp.concatenate([mu * signal + gamma * background, auxiliary])
 
@@ -62,7 +74,31 @@ def everwillow_cls(solver, signal, background, uncertainty):
         expected = rates(parameters)
         return jnp.sum(expected - counts * jnp.log(expected))
 
-    truth = {"mu": 0.0, "gamma": jnp.ones(background.shape)}
+    return rates, negative_log_likelihood, jnp.ones(background.shape)
+
+
+def histosys_likelihood(signal, background, uncertainty):
+    down, up = background - uncertainty, background + uncertainty * tilt(len(uncertainty))
+
+    def rates(parameters):
+        shift = interpolation.code4p(parameters["nuisance"], down, background, up)
+        return parameters["mu"] * signal + background + shift
+
+    def negative_log_likelihood(parameters, counts):
+        expected = rates(parameters)
+        constraint = 0.5 * parameters["nuisance"] ** 2
+        return jnp.sum(expected - counts * jnp.log(expected)) + constraint
+
+    return rates, negative_log_likelihood, 0.0
+
+
+LIKELIHOODS = {"shapesys": shapesys_likelihood, "histosys": histosys_likelihood}
+
+
+def everwillow_cls(kind, solver, *arrays):
+    """The same from everwillow's parts: one fit, at mu = 1, to the Asimov data of mu = 0."""
+    rates, negative_log_likelihood, nominal = LIKELIHOODS[kind](*arrays)
+    truth = {"mu": 0.0, "nuisance": nominal}
     asimov, start = rates(truth), State.from_pytree({**truth, "mu": 1.0})
     fixed = State.from_pytree({"mu": 1.0})
     fit = everwillow.fit(negative_log_likelihood, start, asimov, fixed=fixed, solver=solver)
@@ -81,51 +117,97 @@ def seconds(function, *arguments) -> float:
     return time.perf_counter() - start
 
 
-def compiled(bins: int, arrays):
+def with_gradient(function):
+    return jax.value_and_grad(function, argnums=(0, 1, 2))
+
+
+def contestants(kind, channel):
+    functions = {"nablab": partial(nablab_cls, kind, channel)}
+    return functions | {name: partial(everwillow_cls, kind, peer) for name, peer in PEERS.items()}
+
+
+def compiled(kind, bins, arrays):
     """The functions to time, and the median time of their first call (trace, compile, run)."""
     first_calls = {}
     for repetition in range(COMPILATIONS):
         # A new channel name is a new structure: asking pyhf for it is part of the first call.
-        functions = {"nablab": partial(nablab_cls, f"channel_{bins}_{repetition}")}
-        functions |= {name: partial(everwillow_cls, solver) for name, solver in PEERS.items()}
+        functions = contestants(kind, f"channel_{bins}_{repetition}")
         for name, function in functions.items():
             jax.clear_caches()
-            functions[name] = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))
+            functions[name] = jax.jit(with_gradient(function))
             first_calls.setdefault(name, []).append(seconds(functions[name], *arrays))
     return functions, {name: np.median(times) for name, times in first_calls.items()}
 
 
-def compare(bins: int) -> tuple[list, list]:
+def take_turns(functions, arrays, rounds, order) -> dict[str, list[float]]:
+    """Times of each function in ms, called in random order."""
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name in order.permutation(list(functions)):
+            times[name].append(1e3 * seconds(functions[name], *arrays))
+    return times
+
+
+def beside(own: float, others) -> list[str]:
+    """Cells of the table: a time, then the others with their ratios to it."""
+    return [f"{own:.3f}", *(f"{other:.3f} ({other / own:.2f})" for other in others)]
+
+
+def pyhf_model(kind, bins):
+    """The model, and the Asimov data of mu = 0."""
+    spec = json.loads(json.dumps(specification(*yields(bins), kind), default=np.ndarray.tolist))
+    model = pyhf.Model(spec, poi_name="mu")
+    truth = np.array(model.config.suggested_init())
+    truth[model.config.poi_index] = 0.0
+    return model, model.expected_data(truth)
+
+
+def compare(kind: str, bins: int) -> tuple[list, list]:
     """Rows of the two tables: times and agreement."""
     arrays = tuple(map(jnp.asarray, yields(bins)))
-    functions, first_call = compiled(bins, arrays)
-    model = pyhf.Model(specification(*(array.tolist() for array in arrays)), poi_name="mu")
-    asimov = np.concatenate([arrays[1], model.config.auxdata])
-    values, gradients = {"pyhf": pyhf_cls(model, asimov)}, {}
+    functions, first_call = compiled(kind, bins, arrays)
+    values, gradients = {}, {}
     for name, function in functions.items():
         values[name], gradient = function(*arrays)
         gradients[name] = np.concatenate(gradient)
+    pyhf_arguments = pyhf_model(kind, bins) if bins <= PYHF_BINS else None
+    if pyhf_arguments:
+        values["pyhf"] = pyhf_cls(*pyhf_arguments)
     own = gradients["nablab"]
     apart = {name: float(value - values["nablab"]) for name, value in values.items()}
     slopes = {name: np.abs(g - own).max() / np.abs(own).max() for name, g in gradients.items()}
     worst, worst_slope = np.abs([*apart.values()]).max(), np.max([*slopes.values()])
     if not (worst < 1e-6 and worst_slope < 1e-4):  # also where one is NaN
-        raise SystemExit(f"{bins} bins: no agreement, nothing timed: {apart}, gradients {slopes}")
+        raise SystemExit(f"{kind} {bins}: no agreement, nothing timed: {apart}, {slopes}")
 
     times, order = {name: [] for name in [*functions, "pyhf"]}, np.random.default_rng(0)
-    for turn in range(ROUNDS[bins]):
-        for name in order.permutation(list(functions)):
-            times[name].append(seconds(functions[name], *arrays))
-        if turn % (ROUNDS[bins] // PYHF_ROUNDS) == 0:
-            times["pyhf"].append(seconds(pyhf_cls, model, asimov))
-    ms = {name: 1e3 * np.median(entries) for name, entries in times.items()}
-
-    speed = [bins, f"{ms['nablab']:.3f}"]
-    speed += [f"{ms[name]:.3f} ({ms[name] / ms['nablab']:.2f})" for name in PEERS]
-    speed += [f"{ms['pyhf']:.0f} ({ms['pyhf'] / ms['nablab']:,.0f})"]
+    for _ in range(PYHF_ROUNDS):
+        for name, some in take_turns(functions, arrays, ROUNDS[bins] // PYHF_ROUNDS, order).items():
+            times[name] += some
+        if pyhf_arguments:
+            times["pyhf"].append(1e3 * seconds(pyhf_cls, *pyhf_arguments))
+    ms = {name: np.median(entries) for name, entries in times.items() if entries}
+    speed = [kind, bins, *beside(ms["nablab"], [ms[name] for name in PEERS])]
+    speed.append(f"{ms['pyhf']:.0f} ({ms['pyhf'] / ms['nablab']:,.0f})" if "pyhf" in ms else "")
     speed += [f"{first_call[name]:.1f}" for name in functions]
-    agreement = [bins, f"{values['nablab']:.8f}", *(f"{apart[k]:+.0e}" for k in [*PEERS, "pyhf"])]
+    agreement = [kind, bins, f"{values['nablab']:.8f}"]
+    agreement += [f"{apart[name]:+.0e}" if name in apart else "" for name in [*PEERS, "pyhf"]]
     return speed, agreement + [f"{slopes[name]:.0e}" for name in PEERS]
+
+
+def compare_many(kind: str, bins: int) -> list:
+    """Row of the third table: MANY different models at once, in microseconds each."""
+    jitter = np.random.default_rng(1).lognormal(0.0, 0.05, (3, MANY, bins))
+    arrays = [jnp.asarray(array * factor) for array, factor in zip(yields(bins), jitter, strict=True)]
+    functions = {
+        name: jax.jit(jax.vmap(with_gradient(function)))
+        for name, function in contestants(kind, f"many_{bins}").items()
+    }
+    values = {name: function(*arrays)[0] for name, function in functions.items()}
+    times = take_turns(functions, arrays, 20, np.random.default_rng(0))
+    us = {name: 1e3 * np.median(entries) / MANY for name, entries in times.items()}
+    apart = [f"{np.abs(values[name] - values['nablab']).max():.0e}" for name in PEERS]
+    return [kind, bins, *beside(us["nablab"], [us[name] for name in PEERS]), *apart]
 
 
 def print_table(header, rows):
@@ -136,14 +218,18 @@ def print_table(header, rows):
 
 def main():
     before = os.getloadavg()[0]
-    speed, agreement = zip(*map(compare, ROUNDS), strict=True)
+    speed, agreement = zip(*(compare(*model) for model in MODELS), strict=True)
+    many = [compare_many(*model) for model in MANY_MODELS]
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES), time.strftime("(%Y-%m-%d)"))
     print(f"load of the last minute: {before:.2f} before, {os.getloadavg()[0]:.2f} after\n")
-    header = ["bins", "nablab, ms", *(f"{name}, ms (ratio)" for name in [*PEERS, "pyhf"])]
+    header = ["model", "bins", "nablab, ms"]
+    header += [f"{name}, ms (ratio)" for name in [*PEERS, "pyhf"]]
     print_table([*header, "nablab, first call, s", *(f"{name}, s" for name in PEERS)], speed)
-    header = ["bins", "CLs", *(f"{name} - nablab" for name in [*PEERS, "pyhf"])]
+    header = ["model", "bins", "CLs", *(f"{name} - nablab" for name in [*PEERS, "pyhf"])]
     print_table([*header, *(f"gradient, {name} - nablab" for name in PEERS)], agreement)
+    header = ["model", "bins", "nablab, us", *(f"{name}, us (ratio)" for name in PEERS)]
+    print_table([*header, *(f"{name}, largest difference" for name in PEERS)], many)
 
 
 if __name__ == "__main__":

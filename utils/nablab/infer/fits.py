@@ -321,9 +321,11 @@ def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Ite
         count=jnp.zeros(number, int),
         done=jnp.zeros(number, bool),
     )
-    return jax.lax.while_loop(
-        unfinished, lambda state: jax.vmap(step)(state, lower, upper), start
-    )
+
+    def steps(state):
+        return jax.vmap(step)(state, lower, upper)
+
+    return jax.lax.while_loop(unfinished, steps, start) if size else steps(start)
 
 
 def _scale(hessian):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import interpolation, specification
+from nablab.infer.indexing import put, take
 from nablab.infer.specification import Structure
 
 PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
@@ -81,7 +82,9 @@ class Model:
         shifted = self.nominal + additive(
             parameters[s.shifts], self.shift_down, self.nominal, self.shift_up
         ).sum(axis=0)
-        normsys = factor(parameters[s.normsys_parameter], self.normsys_down, 1.0, self.normsys_up)
+        normsys = factor(
+            take(parameters, s.normsys_parameter), self.normsys_down, 1.0, self.normsys_up
+        )
         all_factors = jnp.concatenate([parameters, normsys, jnp.ones(1)])
         return shifted * jnp.prod(all_factors[s.factors], axis=0)
 
@@ -103,7 +106,7 @@ class Model:
         return self._poisson_rates(self.expected_main(parameters), parameters)
 
     def _poisson_rates(self, main, parameters):
-        auxiliary = parameters[self.structure.poisson_parameter] * self.poisson_scale
+        auxiliary = take(parameters, self.structure.poisson_parameter) * self.poisson_scale
         return jnp.concatenate([main, auxiliary])
 
     def expected_data(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "data"]:
@@ -111,8 +114,8 @@ class Model:
         s = self.structure
         rates = self.poisson_rates(parameters)
         auxiliary = jnp.zeros(self.auxdata.shape)
-        auxiliary = auxiliary.at[s.poisson_auxdata].set(rates[s.main_bins :])
-        auxiliary = auxiliary.at[s.normal_auxdata].set(parameters[s.normal_parameter])
+        auxiliary = put(auxiliary, s.poisson_auxdata, rates[s.main_bins :])
+        auxiliary = put(auxiliary, s.normal_auxdata, take(parameters, s.normal_parameter))
         return jnp.concatenate([rates[: s.main_bins], auxiliary])
 
     def logpdf(
@@ -144,7 +147,7 @@ class Model:
     ) -> Float[Array, ""]:
         """:meth:`deviance` for given expected events ``main``."""
         counts, measured = self._split(data)
-        pulls = (parameters[self.structure.normal_parameter] - measured) / self.normal_width
+        pulls = (take(parameters, self.structure.normal_parameter) - measured) / self.normal_width
         rates = self._poisson_rates(main, parameters)
         return jnp.sum(_poisson_deviance(rates, counts)) + jnp.sum(pulls**2)
 
@@ -161,8 +164,8 @@ class Model:
         s = self.structure
         counts, measured = self._split(data)
         here, scale = s.poisson_parameter, self.poisson_scale
-        slope, bend = _poisson_slopes(parameters[here] * scale, counts[s.main_bins :])
-        pulls = (parameters[s.normal_parameter] - measured) / self.normal_width
+        slope, bend = _poisson_slopes(take(parameters, here) * scale, counts[s.main_bins :])
+        pulls = (take(parameters, s.normal_parameter) - measured) / self.normal_width
         nothing = jnp.zeros(parameters.shape)
         first = nothing.at[here].add(slope * scale)
         second = nothing.at[here].add(bend * scale**2)
@@ -187,8 +190,8 @@ class Model:
         s = self.structure
         data = jnp.asarray(data, dtype=float)
         main, auxiliary = data[: s.main_bins], data[s.main_bins :]
-        counts = jnp.concatenate([main, auxiliary[s.poisson_auxdata]])
-        return counts, auxiliary[s.normal_auxdata]
+        counts = jnp.concatenate([main, take(auxiliary, s.poisson_auxdata)])
+        return counts, take(auxiliary, s.normal_auxdata)
 
     @classmethod
     def from_spec(

@@ -19,6 +19,7 @@ from nablab.checks import Numbers
 from nablab.infer import fits, profiling
 from nablab.infer.fits import Certificate, Fit
 from nablab.infer.histfactory import Model
+from nablab.infer.indexing import put
 
 # The expected band, in pyhf's order: the smallest CLs (most signal-unlike data) first.
 BAND = jnp.array([2.0, 1.0, 0.0, -1.0, -2.0])
@@ -122,10 +123,10 @@ def _fits(model, data, *pois) -> list[Fit]:
     starts = jnp.stack([x + distance * moved for distance in distances]) if moved.any() else None
 
     def function(x, model, data, start):
-        return profiling.deviance(model, data, start.at[fitted].set(x))
+        return profiling.deviance(model, data, put(start, fitted, x))
 
     def expansion(x, model, data, start):
-        return profiling.expansion(model, data, start.at[fitted].set(x), fitted)
+        return profiling.expansion(model, data, put(start, fitted, x), fitted)
 
     result = fits.minimize(
         function,
@@ -139,10 +140,10 @@ def _fits(model, data, *pois) -> list[Fit]:
     )
 
     def completed(init, fixed, result):
-        best = init.at[fitted].set(result.parameters)
+        best = put(init, fitted, result.parameters)
         best = profiling.complete(model, data, best)
         at_bound = (best <= model.lower) | (best >= model.upper)
-        at_bound = at_bound.at[fitted].set(result.certificate.at_bound) & ~fixed
+        at_bound = put(at_bound, fitted, result.certificate.at_bound) & ~fixed
         return Fit(best, result.value, replace(result.certificate, at_bound=at_bound))
 
     if len(pois) == 1:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from nablab.infer import interpolation
 from nablab.infer.histfactory import Model
+from nablab.infer.indexing import put, take
 from nablab.infer.specification import Structure
 
 
@@ -109,7 +110,8 @@ def deviance(
 
 def _cells(model, parameters):
     """Expected events by cell, the private parameters left out."""
-    return model.expected_by_cell(parameters.at[plan(model.structure).private].set(1.0))
+    private = plan(model.structure).private
+    return model.expected_by_cell(put(parameters, private, jnp.ones(len(private))))
 
 
 def _sums(model, cells) -> tuple[Float[Array, "bins"], Float[Array, "bins"]]:
@@ -128,14 +130,14 @@ def _with_private(model, data, parameters, sums):
     gamma, rigid = jnp.ones_like(sums[0]), jnp.full(sums[0].shape, jnp.inf)
     if not len(p.private):
         return parameters, gamma, rigid
-    best, curvature = _best_private(model, data, *(part[p.private_bin] for part in sums))
-    lower, upper = model.lower[p.private], model.upper[p.private]
-    fixed = model.fixed[p.private]
+    best, curvature = _best_private(model, data, *(take(part, p.private_bin) for part in sums))
+    lower, upper = take(model.lower, p.private), take(model.upper, p.private)
+    fixed = take(model.fixed, p.private)
     stuck = (best < lower) | (best > upper) | fixed
-    best = jnp.where(fixed, parameters[p.private], jnp.clip(best, lower, upper))
-    gamma = gamma.at[p.private_bin].set(best)
-    rigid = rigid.at[p.private_bin].set(jnp.where(stuck, jnp.inf, curvature))
-    return parameters.at[p.private].set(best), gamma, rigid
+    best = jnp.where(fixed, take(parameters, p.private), jnp.clip(best, lower, upper))
+    gamma = put(gamma, p.private_bin, best)
+    rigid = put(rigid, p.private_bin, jnp.where(stuck, jnp.inf, curvature))
+    return put(parameters, p.private, best), gamma, rigid
 
 
 def expansion(
@@ -171,10 +173,10 @@ def expansion(
         hessian = (first * bend) @ first.T
 
     by_parameter, twice_by_parameter = model.constraint_slopes(parameters, data)
-    gradient = cell_slopes @ by_cell + by_parameter[fitted]
+    gradient = cell_slopes @ by_cell + take(by_parameter, fitted)
     hessian = hessian + cell_curvature(by_cell)
     value = model.deviance_at(rates, parameters, data)
-    return value, gradient, hessian + jnp.diag(twice_by_parameter[fitted])
+    return value, gradient, hessian + jnp.diag(take(twice_by_parameter, fitted))
 
 
 def _cell_derivatives(model: Model, parameters, fitted):
@@ -196,14 +198,15 @@ def _cell_derivatives(model: Model, parameters, fitted):
         """Rows of the fitted parameters, in their order, zero for those without a row."""
         mine = np.isin(row_parameters, fitted)
         place = np.searchsorted(fitted, row_parameters[mine])
-        return jnp.zeros((len(fitted), rows.shape[1])).at[place].set(rows[np.flatnonzero(mine)])
+        empty = jnp.zeros((len(fitted), rows.shape[1]))
+        return put(empty, place, take(rows, np.flatnonzero(mine)))
 
     def histosys_rows(table):
         rows = jnp.concatenate([table, model.nominal[None]])
         return jnp.take_along_axis(rows, p.histosys_row, axis=0)
 
     down, up = histosys_rows(model.shift_down), histosys_rows(model.shift_up)
-    alpha = jnp.broadcast_to(parameters[p.histosys_parameters][:, None], down.shape)
+    alpha = jnp.broadcast_to(take(parameters, p.histosys_parameters)[:, None], down.shape)
     shift, shift_1, shift_2 = with_derivatives(
         lambda alpha: additive(alpha, down, model.nominal, up), alpha
     )
@@ -212,14 +215,14 @@ def _cell_derivatives(model: Model, parameters, fitted):
 
     log_factors = with_derivatives(
         lambda alpha: jnp.log(factor(alpha, model.normsys_down, 1.0, model.normsys_up)),
-        parameters[s.normsys_parameter],
+        take(parameters, s.normsys_parameter),
     )
     log, log_1, log_2 = (jnp.append(v, 0.0)[p.normsys_entry] for v in log_factors)
     normsys = jnp.exp(log.sum(axis=0))
     log_1, log_2 = (in_fitted(v, p.normsys_parameters) for v in (log_1, log_2))
 
     def product(change):
-        moved = parameters.at[fitted].add(change)
+        moved = put(parameters, fitted, take(parameters, fitted) + change)
         return jnp.prod(jnp.append(moved, 1.0)[p.direct], axis=0)
 
     here = jnp.zeros(len(fitted))
@@ -254,13 +257,14 @@ def _best_private(model, data, others, scaled):
     the rate is positive, which is beyond the smaller root.
     """
     s, p = model.structure, plan(model.structure)
-    counts = data[: s.main_bins][p.private_bin]
+    counts = take(data, p.private_bin)
     auxiliary = data[s.main_bins :]
     poisson = p.constraint < len(s.poisson_parameter)
     here, there = p.constraint[poisson], p.constraint[~poisson] - len(s.poisson_parameter)
 
     def from_poisson(others, scaled, counts):
-        rate, measured = model.poisson_scale[here], auxiliary[s.poisson_auxdata[here]]
+        rate = take(model.poisson_scale, here)
+        measured = take(auxiliary, s.poisson_auxdata[here])
         a = (scaled + rate) * scaled
         b = (scaled + rate) * others - (counts + measured) * scaled
         square = b**2 + 4.0 * a * measured * others
@@ -269,7 +273,8 @@ def _best_private(model, data, others, scaled):
         return best, 2.0 * measured / jnp.where(best > 0, best, 1.0) ** 2
 
     def from_normal(others, scaled, counts):
-        variance, measured = model.normal_width[there] ** 2, auxiliary[s.normal_auxdata[there]]
+        variance = take(model.normal_width, there) ** 2
+        measured = take(auxiliary, s.normal_auxdata[there])
         b = others - measured * scaled + variance * scaled**2
         c = variance * scaled * (others - counts) - measured * others
         square = (others + measured * scaled - variance * scaled**2) ** 2
@@ -280,8 +285,8 @@ def _best_private(model, data, others, scaled):
     for which, closed_form in ((poisson, from_poisson), (~poisson, from_normal)):
         if which.any():
             which = np.flatnonzero(which)
-            roots, curvatures = closed_form(others[which], scaled[which], counts[which])
-            best, curvature = best.at[which].set(roots), curvature.at[which].set(curvatures)
+            roots, curvatures = closed_form(*(take(v, which) for v in (others, scaled, counts)))
+            best, curvature = put(best, which, roots), put(curvature, which, curvatures)
     return best, curvature
 
 
