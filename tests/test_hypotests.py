@@ -12,6 +12,7 @@ import numpy as np
 import pyhf
 import pytest
 import scipy.optimize
+from jax.scipy.stats import norm
 
 from nablab.infer import hypotests
 from nablab.infer.fits import Status
@@ -323,6 +324,75 @@ def test_cls_of_data_far_below_the_background():
     value, slope = jax.value_and_grad(lambda d: hypotests.cls(model, d).observed)(data)
     assert 0.0 <= value < 1e-100
     assert jnp.isfinite(slope).all()
+
+
+def test_two_sided_statistics_equal_pyhf():
+    """Data below the background: the best fit is negative for tmu and 0 for tmu-tilde."""
+    spec = models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0])
+    spec["parameters"] = [{"name": "mu", "inits": [1.0], "bounds": [[-5.0, 10.0]]}]
+    reference, model = pyhf.Model(spec), Model.from_spec(spec)
+    data = [44.0, 43.0, *reference.config.auxdata]
+    inits, fixed = reference.config.suggested_init(), reference.config.suggested_fixed()
+    bounds = reference.config.suggested_bounds()
+    theirs = pyhf.infer.test_statistics.tmu(0.7, data, reference, inits, bounds, fixed)
+    ours = hypotests.tmu(model, jnp.array(data), 0.7)
+    np.testing.assert_allclose(ours.value, theirs, rtol=1e-7)
+    assert ours.best_fit.parameters[model.poi_index] < -0.1
+    bounds[reference.config.poi_index] = (0.0, 10.0)
+    theirs = pyhf.infer.test_statistics.tmu_tilde(0.7, data, reference, inits, bounds, fixed)
+    tilde = hypotests.tmu_tilde(model, jnp.array(data), 0.7)
+    np.testing.assert_allclose(tilde.value, theirs, rtol=1e-7)
+    assert tilde.best_fit.parameters[model.poi_index] == 0.0
+    assert tilde.value < ours.value
+
+
+def moved_model(theta):
+    background, uncertainty = [50.0 - theta, 52.0 + 2 * theta], [3.0 + theta, 7.0]
+    signal = [12.0 + theta, 11.0]
+    return Model.from_spec(models.shapesys(*map(jnp.array, (signal, background, uncertainty))))
+
+
+def test_asimov_data_equal_pyhf():
+    model = moved_model(0.0)
+    reference = pyhf.Model(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
+    data = [54.0, 61.0, *reference.config.auxdata]
+    settings = [getattr(reference.config, f"suggested_{k}")() for k in ("init", "bounds", "fixed")]
+    theirs = pyhf.infer.calculators.generate_asimov_data(0.4, data, reference, *settings)
+    ours = hypotests.asimov_data(model, 0.4, jnp.array(data))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    before = hypotests.asimov_data(model, 0.4)
+    np.testing.assert_allclose(before, model.expected_data(model.parameters(0.4)))
+    with pytest.raises(ValueError, match="hold is 'yields'"):
+        hypotests.asimov_data(model, 0.4, hold="yields")
+
+
+def test_where_the_gradient_of_asimov_data_stops():
+    """Against differences in which only what is not held moves."""
+    main = jnp.array([54.0, 61.0])
+
+    def data(model):
+        return jnp.concatenate([main, model.auxdata])
+
+    def asimov(of_parameters, of_data):
+        fit = hypotests.fixed_poi_fit(moved_model(of_parameters), data(moved_model(0.0)), 0.0)
+        return moved_model(of_data).expected_data(fit.parameters)
+
+    @jax.jit
+    def expectation(of_model, of_parameters, of_data):
+        held = asimov(of_parameters, of_data)
+        q = hypotests.qmu_tilde(moved_model(of_model), held, 1.0).value
+        return 2.0 * norm.sf(jnp.sqrt(q))
+
+    def expected(theta, hold):
+        return hypotests.cls(moved_model(theta), data(moved_model(0.0)), hold=hold).median
+
+    # Of held data the best fit leaves mu = 0 on one side only, hence the small step.
+    step, slopes = 1e-6, {}
+    for hold, moving in {None: (1, 1, 1), "parameters": (1, 0, 1), "data": (1, 0, 0)}.items():
+        up, down = (expectation(*(sign * step * np.array(moving))) for sign in (1, -1))
+        slopes[hold] = float(jax.grad(expected)(0.0, hold))
+        np.testing.assert_allclose(slopes[hold], (up - down) / (2 * step), rtol=2e-6)
+    assert np.ptp(list(slopes.values())) > 1e-3
 
 
 def test_bad_arguments_are_named():

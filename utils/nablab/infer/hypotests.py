@@ -36,7 +36,7 @@ class TestStatistic:
 
     __test__ = False  # not a test class
 
-    value: Float[Array, ""]
+    value: Float[Array, "*batch"]
     best_fit: Fit
     fixed_fit: Fit
 
@@ -56,14 +56,14 @@ class PValues:
         certificates: one per fit.
     """
 
-    observed: Float[Array, ""]
-    expected: Float[Array, "5"]
+    observed: Float[Array, "*batch"]
+    expected: Float[Array, "*batch 5"]
     certificates: tuple[Certificate, ...]
 
     @property
-    def median(self) -> Float[Array, ""]:
+    def median(self) -> Float[Array, "*batch"]:
         """The median expected value."""
-        return self.expected[2]
+        return self.expected[..., 2]
 
     @property
     def converged(self):
@@ -79,7 +79,7 @@ class PValues:
 
 def _compiled(function: Callable) -> Callable:
     """Compile a function of (model, data, ...) once per structure; check the data before."""
-    choices = [name for name in ("test_statistic",) if name in signature(function).parameters]
+    choices = {"test_statistic", "hold"} & set(signature(function).parameters)
     jitted = jax.jit(function, static_argnames=choices)
 
     @wraps(function)
@@ -180,6 +180,23 @@ def qmu_tilde(
     return qmu(_non_negative(model), data, mu)
 
 
+@_compiled
+def tmu(
+    model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
+) -> TestStatistic:
+    """Two-sided: evidence against signal strength ``mu``, from either side (eq. 8)."""
+    best, fixed = _fits(model, data, None, mu)
+    return _statistic(best, fixed, True)
+
+
+@_compiled
+def tmu_tilde(
+    model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
+) -> TestStatistic:
+    """:func:`tmu` with the best fit restricted to signal strengths of at least 0 (eq. 11)."""
+    return tmu(_non_negative(model), data, mu)
+
+
 def _non_negative(model: Model) -> Model:
     lower = model.lower.at[model.poi_index].max(0.0)
     return replace(model, lower=lower)
@@ -196,6 +213,7 @@ def cls(
     data: Float[Numbers, "data"],
     mu: Float[Numbers, ""] | float = 1.0,
     test_statistic: str = "qtilde",
+    hold: str | None = None,
 ) -> PValues:
     """Observed CLs and its expected band, with the nuisance parameters profiled on ``data``.
 
@@ -204,6 +222,7 @@ def cls(
         data: main and auxiliary measurements, in pyhf's order.
         mu: the signal strength under test.
         test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``.
+        hold: where the gradient stops in the Asimov data, see :func:`asimov_data`.
 
     Returns:
         The values of ``pyhf.infer.hypotest(mu, data, model, return_expected_set=True)``.
@@ -216,8 +235,7 @@ def cls(
     model = _non_negative(model) if test_statistic == "qtilde" else model
     best, fixed, background = _fits(model, data, None, mu, 0.0)
     observed = _statistic(best, fixed, best.parameters[model.poi_index] < mu)
-    asimov = model.expected_data(background.parameters)
-    root_asimov, asimov_fit = _root_asimov(model, asimov, background.parameters, mu)
+    root_asimov, asimov_fit = _root_asimov(model, background.parameters, mu, hold)
     root = _root(observed.value)
     distance = root - root_asimov
     if test_statistic == "qtilde":  # eq. 65: another distribution beyond the Asimov value
@@ -230,21 +248,62 @@ def cls(
     return PValues(jnp.exp(log_observed), _cls(BAND, root_asimov), certificates)
 
 
-@jax.jit
-def expected_cls(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> PValues:
+@partial(jax.jit, static_argnames="hold")
+def expected_cls(
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+) -> PValues:
     """Expected CLs and its band, before any data: nuisance parameters at their starting values.
 
     This is what an optimisation may look at. The background-only Asimov data set is described
-    perfectly by the parameters that made it, so that a single fit is enough.
+    perfectly by the parameters that made it, so that a single fit is enough. ``hold`` says where
+    the gradient stops in it, see :func:`asimov_data`.
     """
-    truth = model.parameters(0.0)
-    root_asimov, fit = _root_asimov(model, model.expected_data(truth), truth, mu)
+    root_asimov, fit = _root_asimov(model, model.parameters(0.0), mu, hold)
     return PValues(jnp.full((), jnp.nan), _cls(BAND, root_asimov), (fit.certificate,))
 
 
-def _root_asimov(model, asimov, truth, mu):
-    """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, where q is 0."""
-    (fit,) = _fits(model, asimov, mu)
+@partial(jax.jit, static_argnames="hold")
+def asimov_data(
+    model: Model,
+    mu: Float[Numbers, ""] | float,
+    data: Float[Numbers, "data"] | None = None,
+    hold: str | None = None,
+) -> Float[Array, "data"]:
+    """The data that signal strength ``mu`` predicts, without fluctuations.
+
+    Args:
+        model: the likelihood.
+        mu: the true signal strength.
+        data: where the nuisance parameters are fitted, as pyhf does; without it they have their
+            starting values.
+        hold: what is a constant for the gradient. ``None``: nothing; the data follow the numbers of
+            the model and the nuisance parameters fitted with them. ``"parameters"``: the fitted
+            nuisance parameters; the data follow the numbers of the model alone. ``"data"``: all of
+            it, as if somebody had measured these data. The values are the same.
+
+    Raises:
+        ValueError: unknown ``hold``, or data that do not fit the model.
+    """
+    if data is None:
+        return _asimov(model, model.parameters(mu), hold)
+    return _asimov(model, fixed_poi_fit(model, data, mu).parameters, hold)
+
+
+def _asimov(model, parameters, hold):
+    if hold not in (None, "parameters", "data"):
+        raise ValueError(f"hold is {hold!r}: choose None, 'parameters' or 'data'")
+    if hold == "parameters":
+        parameters = jax.lax.stop_gradient(parameters)
+    asimov = model.expected_data(parameters)
+    return jax.lax.stop_gradient(asimov) if hold == "data" else asimov
+
+
+def _root_asimov(model, truth, mu, hold=None):
+    """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, and the fit behind it.
+
+    At ``truth`` the deviance of these data is 0 and at its minimum, also where they are held.
+    """
+    (fit,) = _fits(model, _asimov(model, truth, hold), mu)
     return _root(fit.value), fit
 
 
@@ -269,8 +328,7 @@ def p0(model: Model, data: Float[Numbers, "data"]) -> PValues:
     """
     best, fixed, signal = _fits(model, data, None, 0.0, 1.0)
     observed = _statistic(best, fixed, best.parameters[model.poi_index] > 0.0)
-    asimov = model.expected_data(signal.parameters)
-    root_asimov, asimov_fit = _root_asimov(model, asimov, signal.parameters, 0.0)
+    root_asimov, asimov_fit = _root_asimov(model, signal.parameters, 0.0)
     certificates = tuple(fit.certificate for fit in (best, fixed, signal, asimov_fit))
     return PValues(norm.sf(_root(observed.value)), norm.sf(BAND + root_asimov), certificates)
 
@@ -278,6 +336,5 @@ def p0(model: Model, data: Float[Numbers, "data"]) -> PValues:
 @jax.jit
 def expected_p0(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> PValues:
     """Expected discovery p-value and its band for signal strength ``mu``, before any data."""
-    truth = model.parameters(mu)
-    root_asimov, fit = _root_asimov(model, model.expected_data(truth), truth, 0.0)
+    root_asimov, fit = _root_asimov(model, model.parameters(mu), 0.0)
     return PValues(jnp.full((), jnp.nan), norm.sf(BAND + root_asimov), (fit.certificate,))

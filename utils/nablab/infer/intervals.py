@@ -13,7 +13,6 @@ from nablab.checks import Numbers
 from nablab.infer import hypotests, toy_tests
 from nablab.infer.fits import Certificate
 from nablab.infer.histfactory import Model
-from nablab.infer.hypotests import TestStatistic
 
 FIELDS = ["lower", "upper", "lower_error", "upper_error", "level", "grid", "p_values", "p_errors"]
 
@@ -115,7 +114,7 @@ def feldman_cousins(
     grid = jnp.asarray(grid, dtype=float)
     observed, best, fixed = _scan(model, data, grid)
     thrown = toy_tests._throw(
-        _likelihood_ratio,
+        hypotests.tmu,
         model,
         fixed.parameters,
         np.asarray(grid),
@@ -130,18 +129,12 @@ def feldman_cousins(
     return Interval(*ends, level, grid, p_values, p_errors, thrown.failed, certificates)
 
 
-def _likelihood_ratio(model, data, mu) -> TestStatistic:
-    """-2 log of the likelihood at ``mu`` over the largest one."""
-    best, fixed = hypotests._fits(model, data, None, mu)
-    return hypotests._statistic(best, fixed, True)
-
-
 @hypotests._compiled
 def _scan(model, data, grid):
     """The test statistic of the data, and the two fits behind it, at each point."""
 
     def point(mu):
-        result = _likelihood_ratio(model, data, mu)
+        result = hypotests.tmu(model, data, mu)
         return result.value, result.best_fit, result.fixed_fit
 
     return jax.vmap(point)(grid)
