@@ -198,7 +198,9 @@ def compare(kind: str, bins: int) -> tuple[list, list]:
 def compare_many(kind: str, bins: int) -> list:
     """Row of the third table: MANY different models at once, in microseconds each."""
     jitter = np.random.default_rng(1).lognormal(0.0, 0.05, (3, MANY, bins))
-    arrays = [jnp.asarray(array * factor) for array, factor in zip(yields(bins), jitter, strict=True)]
+    arrays = [
+        jnp.asarray(array * factor) for array, factor in zip(yields(bins), jitter, strict=True)
+    ]
     functions = {
         name: jax.jit(jax.vmap(with_gradient(function)))
         for name, function in contestants(kind, f"many_{bins}").items()

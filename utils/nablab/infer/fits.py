@@ -23,9 +23,8 @@ from nablab.checks import Numbers
 UNROLLED = 4
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
-# How much longer steps get where the curvature is negative, which leads away from a maximum, and
-# how much shorter where they lead uphill.
-LONGER, SHORTER = 4.0, 0.25
+# How much longer steps get where the curvature is negative, which leads away from a maximum.
+LONGER = 4.0
 
 
 class Status(IntEnum):
@@ -108,15 +107,15 @@ def minimize(
     fixed: Bool[Numbers, "*#fits parameters"] | bool = False,
     starts: Float[Numbers, "starts *fits parameters"] | None = None,
     tolerance: float = 1e-10,
-    max_iterations: int = 200,
+    max_iterations: int = 500,
     args: tuple = (),
     expansion: Callable | None = None,
 ) -> Fit:
     """Minimise a smooth function of a few (up to some hundred) parameters within a box.
 
-    Newton steps: where the curvature is not positive they follow its absolute value; one that does
-    not lead downhill is shortened. Steps are clipped to the box; parameters pressed against a
-    bound are left out of the next step.
+    Newton steps with Levenberg-Marquardt damping: a step that does not lead downhill raises the
+    damping, and a curvature that is not positive is turned around. Steps are clipped to the box;
+    parameters pressed against a bound are left out of the next step.
 
     Args:
         function: what to minimise, ``function(x, *args)``. It may also close over traced values:
@@ -260,6 +259,7 @@ class _Iteration(NamedTuple):
     active: Array
     trial: Array
     stretch: Array
+    damping: Array
     count: Array
     done: Array
 
@@ -290,10 +290,15 @@ def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Ite
         done = _gradient_norm(gradient, active, scale) <= tolerance
         unit = 1.0 / jnp.sqrt(scale)
         free = jnp.where(active, 0.0, gradient)
-        inverse, smallest = _inverse(_in_units(hessian, active, unit), True)
+        # A step that led uphill is shortened and, as this does not help where it is clipped at a
+        # bound, turned towards steepest descent by damping.
+        less = jnp.where(state.damping > 0.01, state.damping / 10, 0.0)
+        damping = jnp.where(good, less, jnp.maximum(10 * state.damping, 0.01))
+        damped = _in_units(hessian, active, unit) + damping * np.eye(size)
+        inverse, smallest = _inverse(damped, make_positive=True)
         direction = -unit * (inverse @ (unit * free))
-        grown = jnp.where(smallest > 0, 1.0, LONGER * state.stretch)
-        stretch = jnp.where(good, grown, state.stretch * SHORTER)
+        longer = jnp.where(smallest < 0, LONGER * jnp.maximum(state.stretch, 1.0), 1.0)
+        stretch = jnp.where(good, longer, jnp.minimum(state.stretch / 4, 2.0))
         return _Iteration(
             x=x,
             value=value,
@@ -302,12 +307,13 @@ def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Ite
             active=active,
             trial=jnp.clip(x + stretch * direction, lower, upper),
             stretch=stretch,
+            damping=damping,
             count=state.count + ~state.done,
             done=done,
         )
 
     def unfinished(state):
-        in_reach = (state.count < max_iterations) & (state.stretch > 1e-12)
+        in_reach = (state.count < max_iterations) & (state.damping < 1e12)
         return (~state.done & in_reach & jnp.isfinite(state.value)).any()
 
     start = _Iteration(
@@ -318,6 +324,7 @@ def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Ite
         active=jnp.zeros((number, size), bool),
         trial=x,
         stretch=jnp.ones(number),
+        damping=jnp.zeros(number),
         count=jnp.zeros(number, int),
         done=jnp.zeros(number, bool),
     )
@@ -360,10 +367,28 @@ def _certify(end, movable, tolerance) -> Certificate:
             jnp.where(minimum, Status.CONVERGED, Status.NOT_A_MINIMUM),
         ),
     )
-    smallest = jnp.linalg.eigvalsh(jnp.where(finite, in_units, np.eye(len(active)))).min(
-        initial=jnp.inf
-    )
+    smallest = _smallest_eigenvalue(jnp.where(finite, in_units, np.eye(len(active))))
     return Certificate(status, norm, smallest, active & movable, end.count)
+
+
+def _smallest_eigenvalue(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
+    """Of a symmetric matrix, infinite where it is empty.
+
+    It is the largest one of (bound - matrix), which takes over when that is squared repeatedly.
+    LAPACK has a quicker way, but some compilations of jaxlib 0.10.2 do not find it.
+    """
+    size = matrix.shape[0]
+    if not size:
+        return jnp.full((), jnp.inf)
+    bound = 1.5 * jnp.abs(matrix).sum(axis=0).max()
+
+    def square(_, power):
+        return power @ (power / jnp.abs(power).max())
+
+    power = jax.lax.fori_loop(0, 20, square, bound * np.eye(size) - matrix)
+    vector = power[:, jnp.argmax(jnp.diagonal(power))]
+    vector = vector / jnp.abs(vector).max()
+    return vector @ matrix @ vector / (vector @ vector)
 
 
 def _inverse(
@@ -375,18 +400,22 @@ def _inverse(
     sign of the smallest pivot tells whether the matrix is one. It is written out because LAPACK
     calls inside a batched loop have been seen to hang.
 
-    ``make_positive`` turns negative pivots around: the result is the inverse of a positive
-    definite matrix that differs from the given one on the diagonal only (Gill and Murray).
+    ``make_positive`` turns negative pivots around and raises small ones, so that no number grows:
+    the result is the inverse of a positive definite matrix that differs from the given one on the
+    diagonal only (Gill, Murray and Wright, Practical Optimization, 4.4.2.2).
     """
     size = matrix.shape[0]
     index = np.arange(size)
+    largest = jnp.diagonal(matrix).max(initial=1.0)
 
     def eliminate(k, state):
         matrix, smallest = state
         here = index == k
         pivot = matrix[k, k]
         if make_positive:
-            safe = jnp.where(pivot > 0, pivot, jnp.maximum(-pivot, 1e-3))
+            below = jnp.abs(jnp.where(index > k, matrix[:, k], 0.0)).max()
+            positive = jnp.where(pivot > 0, pivot, jnp.maximum(-pivot, 1e-3))
+            safe = jnp.maximum(positive, below**2 / largest)
         else:
             safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
         row = jnp.where(here, 1.0, matrix[k]) / safe

@@ -68,11 +68,11 @@ def code4(alpha, down, nominal, up) -> Float[Array, "..."]:
     coefficients = jnp.tensordot(_SEXTIC, conditions, axes=1)
     # Outside [-1, 1] the powers are not used; holding them at the end keeps their gradient finite.
     held = jnp.clip(alpha, -1.0, 1.0)
-    inside = jnp.ones_like(held * up)
-    for power, coefficient in enumerate(coefficients, start=1):
-        inside = inside + coefficient * held**power
+    inside = 0.0
+    for coefficient in coefficients[::-1]:
+        inside = (inside + coefficient) * held
     outside = jnp.exp(jnp.abs(alpha) * jnp.where(alpha > 0, log_up, log_down))
-    return jnp.where(jnp.abs(alpha) < 1, inside, outside)
+    return jnp.where(jnp.abs(alpha) < 1, 1.0 + inside, outside)
 
 
 ADDITIVE = {"code0": code0, "code2": code2, "code4p": code4p}

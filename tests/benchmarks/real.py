@@ -1,0 +1,69 @@
+"""Time of the observed CLs of published likelihoods and its gradient in every yield.
+
+Run with ``make benchmark``; prints a Markdown table. The likelihoods are those of the tests; where
+they are not there, it says so and ends.
+"""
+
+import os
+import platform
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+from cls import print_table, seconds
+
+from nablab.infer import hypotests, workspaces
+
+SHARED = Path(
+    os.environ.get("NABLAB_WORKSPACES", Path(__file__).parents[3] / "shared/data/workspaces")
+)
+SBOTTOM = SHARED / "atlas-sbottom-multib/RegionA"
+LIKELIHOODS = {
+    "sbottom, region A": (SBOTTOM / "BkgOnly.json", [SBOTTOM / "patch.sbottom_1300_205_60.json"]),
+    "ttbar, lepton + jets": (
+        SHARED / "atlas-ttbar-ljets/ttbar_ljets_xsec_inclusive_pruned.json",
+        [],
+    ),
+    "displaced leptons": (SHARED / "atlas-displaced-leptons/SRee_SRmm_Srem_v2.json", []),
+}
+ROUNDS = 20
+
+
+def measure(name: str) -> list:
+    """A row of the table."""
+    path, patches = LIKELIHOODS[name]
+    start = time.perf_counter()
+    model, data = workspaces.read(path, patches=patches)
+    reading = time.perf_counter() - start
+
+    def observed(yields):
+        result = hypotests.cls(replace(model, nominal=yields), data)
+        return result.observed, result.converged
+
+    function = jax.jit(jax.value_and_grad(observed, has_aux=True))
+    first_call = seconds(function, model.nominal)
+    times = [1e3 * seconds(function, model.nominal) for _ in range(ROUNDS)]
+    (value, converged), slopes = function(model.nominal)
+    if not (converged and np.isfinite(slopes).all()):
+        raise SystemExit(f"{name}: no minimum, nothing reported")
+    row = [name, len(model.init), model.structure.main_bins, len(model.nominal)]
+    times = [f"{np.median(times):.1f}", f"{first_call:.1f}", f"{reading:.2f}"]
+    return [*row, f"{value:.7f}", *times]
+
+
+def main():
+    if not SBOTTOM.exists():
+        sys.exit(f"set NABLAB_WORKSPACES: no real likelihoods in {SHARED}")
+    rows = [measure(name) for name in LIKELIHOODS]
+    print(f"{os.cpu_count()} cores, {platform.machine()}, jax {version('jax')}")
+    print(f"load of the last minute: {os.getloadavg()[0]:.2f} after\n")
+    header = ["likelihood", "parameters", "bins", "yields", "observed CLs", "CLs + gradient, ms"]
+    print_table([*header, "first call, s", "reading, s"], rows)
+
+
+if __name__ == "__main__":
+    main()

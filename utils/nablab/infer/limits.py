@@ -1,0 +1,303 @@
+"""Upper limits: the signal strength whose CLs is 0.05, and its derivative in every number.
+
+The limit solves CLs(mu) = level. How it was found does not matter for its derivative: the implicit
+function theorem gives it from the derivatives of CLs at the root, as it does for a fit.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float, Int
+
+from nablab.checks import Numbers, is_traced
+from nablab.infer.fits import Certificate
+from nablab.infer.histfactory import Model
+from nablab.infer.hypotests import BAND, _compiled, _fits, _non_negative, _root
+
+TOLERANCE = 1e-11  # of the limit, relative
+LARGEST_STEP = 3.0  # of the logarithm of the limit: a factor of 20
+MAX_ITERATIONS = 100
+
+
+class LimitStatus(IntEnum):
+    """How the search for a limit ended."""
+
+    FOUND = 0
+    BEYOND_BOUND = 1
+    NOT_FOUND = 2
+
+
+MEANING = {
+    LimitStatus.FOUND: "the limit was found",
+    LimitStatus.BEYOND_BOUND: "CLs is above the level up to the upper bound of the parameter of "
+    "interest: raise that bound, or look whether there is any signal",
+    LimitStatus.NOT_FOUND: "no signal strength was found where CLs is the level",
+}
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["observed", "expected", "status", "certificates"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class UpperLimit:
+    """Observed and expected upper limits on the parameter of interest.
+
+    Attributes:
+        observed: for the data; NaN where only the expectation was asked for.
+        expected: where the bands of the expected CLs cross the level, in pyhf's order: the
+            smallest limit (-2 standard deviations) first.
+        status: a :class:`LimitStatus` for the observed limit, if there is one, and the five
+            expected ones. A limit that was not found is NaN.
+        certificates: of the fits to the data, and of those at the limits.
+    """
+
+    observed: Float[Array, "*batch"]
+    expected: Float[Array, "*batch 5"]
+    status: Int[Array, "*batch limits"]
+    certificates: tuple[Certificate, ...]
+
+    @property
+    def median(self) -> Float[Array, "*batch"]:
+        """The median expected limit."""
+        return self.expected[..., 2]
+
+    @property
+    def converged(self):
+        """Whether every limit was found and every fit behind it found a minimum."""
+        fits = [c.converged.all() for c in self.certificates]
+        return jnp.stack(fits).all() & (self.status == LimitStatus.FOUND).all()
+
+    def require(self) -> "UpperLimit":
+        """Raise ``RuntimeError`` if a limit was not found or a fit failed."""
+        worst = LimitStatus(int(jnp.max(self.status)))
+        if worst != LimitStatus.FOUND:
+            raise RuntimeError(f"no upper limit: {MEANING[worst]}")
+        for certificate in self.certificates:
+            certificate.require()
+        return self
+
+
+def upper_limit(
+    model: Model,
+    data: Float[Numbers, "data"],
+    level: Float[Numbers, ""] | float = 0.05,
+    test_statistic: str = "qtilde",
+) -> UpperLimit:
+    """Observed upper limit by CLs, and its expected band with nuisances profiled on ``data``.
+
+    Works under jit, grad (forward, reverse, repeated) and vmap over models and data.
+
+    Args:
+        model: the likelihood. Limits are looked for between 0 and the upper bound of its
+            parameter of interest.
+        data: main and auxiliary measurements, in pyhf's order.
+        level: the value of CLs at the limit; 0.05 gives limits at 95 % confidence level.
+        test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``.
+
+    Returns:
+        The values of ``pyhf.infer.intervals.upper_limits.upper_limit(data, model)``, to the last
+        digits. Look at ``converged``, or call ``require()`` outside jit.
+
+    Raises:
+        ValueError: ``level`` is not between 0 and 1, unknown test statistic, or data that do not
+            fit the model.
+    """
+    if test_statistic not in ("q", "qtilde"):
+        raise ValueError(f"test_statistic is {test_statistic!r}: choose 'q' or 'qtilde'")
+    _check_level(level)
+    return _upper_limit(model, data, level, test_statistic)
+
+
+def expected_upper_limit(model: Model, level: Float[Numbers, ""] | float = 0.05) -> UpperLimit:
+    """Expected upper limit and its band, before any data: nuisances at their starting values.
+
+    This is what an optimisation may look at, as :func:`nablab.infer.hypotests.expected_cls`.
+
+    Raises:
+        ValueError: ``level`` is not between 0 and 1.
+    """
+    _check_level(level)
+    return _expected_upper_limit(model, level)
+
+
+def _check_level(level) -> None:
+    if not is_traced(level) and not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must be between 0 and 1")
+
+
+@_compiled
+def _upper_limit(model, data, level, test_statistic):
+    model = _non_negative(model) if test_statistic == "qtilde" else model
+    best, background = _fits(model, data, None, 0.0)
+    asimov = model.expected_data(background.parameters)
+
+    def residual_of(q, poi):
+        root = _root(jnp.where(best.parameters[model.poi_index] < poi[0], q[0], 0.0))
+        root_asimov = _root(q[1:])
+        distance = _distance(root, root_asimov[0], test_statistic)
+        return _residual(jnp.concatenate([distance[None], BAND]), root_asimov, level)
+
+    # The observed limit needs two fits, to the data and to the Asimov data; the others need one.
+    # The background-only Asimov data are described perfectly by what made them.
+    datasets = jnp.stack([data] + 6 * [asimov])
+    minima = jnp.zeros(7).at[0].set(best.value)
+    limits, status, certificate = _solve(
+        model, datasets, minima, (0, 0, 1, 2, 3, 4, 5), residual_of
+    )
+    certificates = (best.certificate, background.certificate, certificate)
+    return UpperLimit(limits[0], limits[1:], status, certificates)
+
+
+@jax.jit
+def _expected_upper_limit(model, level):
+    asimov = model.expected_data(model.parameters(0.0))
+    limits, status, certificate = _solve(
+        model,
+        jnp.stack(5 * [asimov]),
+        jnp.zeros(5),
+        (0, 1, 2, 3, 4),
+        lambda q, poi: _residual(BAND, _root(q), level),
+    )
+    return UpperLimit(jnp.full((), jnp.nan), limits, status, (certificate,))
+
+
+def _distance(root, root_asimov, test_statistic):
+    """Distance of the data from the background-only median, in standard deviations (eq. 65)."""
+    distance = root - root_asimov
+    if test_statistic == "q":
+        return distance
+    far = (root > root_asimov) & (root_asimov > 0)
+    beyond = (root**2 - root_asimov**2) / (2.0 * jnp.where(far, root_asimov, 1.0))
+    return jnp.where(far, beyond, distance)
+
+
+def _residual(distance, root_asimov, level):
+    """log(-log CLs) - log(-log level).
+
+    As a function of log mu this is close to a straight line over any number of decades: of slope 1
+    for small mu (CLs falls linearly from 1) and at most 2 for large ones (as a normal tail).
+    """
+    log_cls = norm.logsf(distance + root_asimov) - norm.logsf(distance)
+    return jnp.log(-log_cls) - jnp.log(-jnp.log(level))
+
+
+def _solve(model, datasets, minima, limit_of_dataset, residual_of):
+    """The roots of ``residual_of(q, poi)``, all at once; NaN where there is none.
+
+    Each data set is fitted with the poi at one of the limits, ``limit_of_dataset``; q is twice the
+    distance from its row of ``minima``. Solved for log(poi), so that no limit has a scale.
+    """
+    which = jnp.array(limit_of_dataset)
+
+    def fits(log_limits):
+        poi = jnp.exp(log_limits)[which]
+        return jax.vmap(lambda poi, data: _fits(model, data, poi)[0])(poi, datasets)
+
+    def residual(log_limits, deviances):
+        return residual_of(deviances - minima, jnp.exp(log_limits)[which])
+
+    def with_fits(log_limits):
+        log_limits = jnp.where(jnp.isnan(log_limits), 0.0, log_limits)  # those not found
+        return residual(log_limits, fits(log_limits).value)
+
+    def evaluate(log_limits):
+        fit = fits(log_limits)
+
+        def with_parameters_held(log_limits):
+            """At a minimum the slope is the same as if the other parameters did not follow."""
+            moved = fit.parameters.at[:, model.poi_index].set(jnp.exp(log_limits)[which])
+            return residual(log_limits, jax.vmap(model.deviance)(moved, datasets))
+
+        ones = jnp.ones_like(log_limits)
+        value, slope = jax.jvp(with_parameters_held, (log_limits,), (ones,))
+        # The certificate as floats: JAX has no slope for integers, not even one of zero.
+        return value, slope, jax.tree.map(lambda field: field.astype(float), vars(fit.certificate))
+
+    def solve_linear(linear, right_hand_side):
+        """A limit depends on no other limit: the Jacobian is diagonal, with 0 where not found."""
+        slope = linear(jnp.ones_like(right_hand_side))
+
+        def divide(_, x):
+            # A limit that was not found has no derivative, but does not spoil those of the others.
+            return jnp.where(x == 0, 0.0, x / jnp.where(slope == 0, jnp.nan, slope))
+
+        return jax.lax.custom_linear_solve(
+            lambda x: slope * x, right_hand_side, divide, symmetric=True
+        )
+
+    log_limits, (status, certificate) = jax.lax.custom_root(
+        with_fits,
+        jnp.full(max(limit_of_dataset) + 1, _first_guess(model, datasets[-1])),
+        lambda _, start: _newton(evaluate, start, jnp.log(model.upper[model.poi_index])),
+        solve_linear,
+        has_aux=True,
+    )
+    kinds = {"status": int, "at_bound": bool, "iterations": int}
+    certificate = {name: x.astype(kinds.get(name, float)) for name, x in certificate.items()}
+    found = status == LimitStatus.FOUND
+    limits = jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
+    return limits, status.astype(int), Certificate(**certificate)
+
+
+def _first_guess(model, asimov):
+    """Logarithm of a poi that two standard deviations of the counts could tell from 0."""
+    background = model.parameters(0.0)
+    direction = jnp.zeros_like(background).at[model.poi_index].set(1.0)
+    _, signal = jax.jvp(model.expected_main, (background,), (direction,))
+    two_sigma = 2.0 * (1.0 + jnp.sqrt(1.0 + asimov[: model.structure.main_bins]))
+    strength = jnp.sqrt(jnp.sum((signal / two_sigma) ** 2))
+    upper = model.upper[model.poi_index]
+    return jnp.log(jnp.where(strength * upper > 1.0, 1.0 / strength, upper))
+
+
+def _newton(evaluate, start, bound):
+    """Roots of rising functions, elementwise: Newton steps within a bracket that they narrow."""
+
+    def step(state):
+        x, low, high, count = (state[name] for name in ("x", "low", "high", "count"))
+        value, slope, certificate = evaluate(x)
+        found = jnp.abs(value) <= TOLERANCE
+        beyond = (value < 0) & (x >= bound)
+        done = found | beyond
+        low, high = jnp.where(value < 0, x, low), jnp.where(value < 0, high, x)
+        downhill = jnp.where(value < 0, jnp.inf, -jnp.inf)  # where the slope is of no use
+        move = jnp.where((slope > 0) & jnp.isfinite(value / slope), -value / slope, downhill)
+        trial = x + jnp.clip(move, -LARGEST_STEP, LARGEST_STEP)
+        halve = (trial <= low) | (trial >= high) | ((count > 15) & (count % 2 == 0))
+        halve = halve & jnp.isfinite(high - low)
+        trial = jnp.minimum(jnp.where(halve, (low + high) / 2, trial), bound)
+        status = jnp.where(
+            found,
+            LimitStatus.FOUND,
+            jnp.where(beyond, LimitStatus.BEYOND_BOUND, LimitStatus.NOT_FOUND),
+        )
+        return {
+            "x": jnp.where(done, x, trial),
+            "low": low,
+            "high": high,
+            "count": count + 1,
+            "status": status.astype(float),
+            "certificate": certificate,
+        }
+
+    def unfinished(state):
+        return (state["status"] == LimitStatus.NOT_FOUND).any() & (state["count"] < MAX_ITERATIONS)
+
+    kinds = jax.eval_shape(evaluate, start)[2]
+    state = {
+        "x": start,
+        "low": jnp.full_like(start, -jnp.inf),
+        "high": jnp.full_like(start, jnp.inf),
+        "count": jnp.zeros((), int),
+        "status": jnp.full_like(start, LimitStatus.NOT_FOUND),
+        "certificate": jax.tree.map(lambda kind: jnp.full(kind.shape, jnp.nan), kinds),
+    }
+    state = jax.lax.while_loop(unfinished, step, state)
+    found = state["status"] == LimitStatus.FOUND
+    return jnp.where(found, state["x"], jnp.nan), (state["status"], state["certificate"])
