@@ -17,7 +17,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer.fits import Certificate, Fit
 from nablab.infer.histfactory import Model
-from nablab.infer.hypotests import _fits
+from nablab.infer.hypotests import _fits, best_fit
 
 
 @partial(
@@ -76,8 +76,7 @@ def profile_scan(
     """
     index = _index(model, model.poi_index if parameter is None else parameter)
     _check_values("values", values)
-    model.check_data(data)
-    return _profile(model, jnp.asarray(data, dtype=float), (values,), (index,))
+    return _profile(model, data, (values,), (index,))
 
 
 def profile_grid(
@@ -98,8 +97,7 @@ def profile_grid(
         raise ValueError(f"parameters is {parameters!r}: give two different ones, and two values")
     for name, axis in zip(("values[0]", "values[1]"), values, strict=True):
         _check_values(name, axis)
-    model.check_data(data)
-    return _profile(model, jnp.asarray(data, dtype=float), values, indices)
+    return _profile(model, data, values, indices)
 
 
 def _index(model: Model, parameter: str | int) -> int:
@@ -120,8 +118,14 @@ def _check_values(name, values) -> None:
     checks.finite(name, values)
 
 
-@partial(jax.jit, static_argnames="indices")
 def _profile(model, data, values, indices) -> Profile:
+    best = best_fit(model, data)
+    held = _held_fits(model, jnp.asarray(data, dtype=float), values, indices)
+    return Profile(held.value - best.value, held.parameters, best, held.certificate)
+
+
+@partial(jax.jit, static_argnames="indices")
+def _held_fits(model, data, values, indices) -> Fit:
     """Fits with the parameters at ``indices`` held at every combination of ``values``."""
     *others, last = indices
     axes = jnp.meshgrid(*(jnp.asarray(axis, dtype=float) for axis in values), indexing="ij")
@@ -137,7 +141,5 @@ def _profile(model, data, values, indices) -> Profile:
         )
         return _fits(held, data, point[-1])[0]
 
-    (best,) = _fits(model, data, None)
-    found = jax.vmap(fit)(points.reshape(-1, len(indices)))
-    found = jax.tree.map(lambda x: x.reshape(*points.shape[:-1], *x.shape[1:]), found)
-    return Profile(found.value - best.value, found.parameters, best, found.certificate)
+    fits = jax.vmap(fit)(points.reshape(-1, len(indices)))
+    return jax.tree.map(lambda x: x.reshape(*points.shape[:-1], *x.shape[1:]), fits)
