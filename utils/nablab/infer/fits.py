@@ -40,7 +40,8 @@ MEANING = {
     Status.CONVERGED: "a minimum was found",
     Status.NOT_CONVERGED: "the gradient is not zero: out of iterations, or stuck",
     Status.NOT_A_MINIMUM: "the curvature is not positive: a saddle, or a direction without effect",
-    Status.NOT_FINITE: "the function or its gradient is NaN or infinite",
+    Status.NOT_FINITE: "the function or its gradient is NaN or infinite, as the deviance is of "
+    "data in a bin where nothing is expected",
 }
 
 

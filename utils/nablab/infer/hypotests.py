@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from nablab.checks import Numbers
 from nablab.infer import fits, profiling
-from nablab.infer.fits import Certificate, Fit
-from nablab.infer.histfactory import Model
+from nablab.infer.fits import Certificate, Fit, Status
+from nablab.infer.histfactory import SMALLEST_RATE, Model
 from nablab.infer.indexing import put
 
 # The expected band, in pyhf's order: the smallest CLs (most signal-unlike data) first.
@@ -107,6 +107,7 @@ def fixed_poi_fit(
 def _fits(model, data, *pois) -> list[Fit]:
     """Fits to the same data, side by side: for each value of the poi, or None where it is free."""
     fitted, start = profiling.plan(model.structure).shared, model.init
+    bins = model.structure.main_bins
     inits = [model.init if poi is None else model.parameters(poi) for poi in pois]
     fixed = [model.fixed.at[model.poi_index].set(poi is not None) for poi in pois]
     if len(pois) == 1:
@@ -144,7 +145,13 @@ def _fits(model, data, *pois) -> list[Fit]:
         best = profiling.complete(model, data, best)
         at_bound = (best <= model.lower) | (best >= model.upper)
         at_bound = put(at_bound, fitted, result.certificate.at_bound) & ~fixed
-        return Fit(best, result.value, replace(result.certificate, at_bound=at_bound))
+        # Data in a bin where none are expected have no likelihood. One signal strength may make
+        # them impossible, which is a result; where all do, something is wrong.
+        impossible = (data[:bins] > 0) & (model.expected_main(best) <= SMALLEST_RATE)
+        nothing_fits = impossible.any() & ~fixed[model.poi_index]
+        status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
+        certificate = replace(result.certificate, at_bound=at_bound, status=status)
+        return Fit(best, result.value, certificate)
 
     if len(pois) == 1:
         return [completed(inits, fixed, result)]

@@ -14,9 +14,10 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int
 
 from nablab.checks import Numbers, is_traced
-from nablab.infer.fits import Certificate
+from nablab.infer.fits import SIDE_BY_SIDE, Certificate
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import BAND, _compiled, _fits, _non_negative, _root
+from nablab.infer.profiling import plan
 
 TOLERANCE = 1e-11  # of the limit, relative
 LARGEST_STEP = 3.0  # of the logarithm of the limit: a factor of 20
@@ -194,10 +195,15 @@ def _solve(model, datasets, minima, limit_of_dataset, residual_of):
     distance from its row of ``minima``. Solved for log(poi), so that no limit has a scale.
     """
     which = jnp.array(limit_of_dataset)
+    in_turn = len(plan(model.structure).shared) > SIDE_BY_SIDE
+
+    def fit(poi_and_data):
+        poi, data = poi_and_data
+        return _fits(model, data, poi)[0]
 
     def fits(log_limits):
-        poi = jnp.exp(log_limits)[which]
-        return jax.vmap(lambda poi, data: _fits(model, data, poi)[0])(poi, datasets)
+        arguments = jnp.exp(log_limits)[which], datasets
+        return jax.lax.map(fit, arguments) if in_turn else jax.vmap(fit)(arguments)
 
     def residual(log_limits, deviances):
         return residual_of(deviances - minima, jnp.exp(log_limits)[which])
