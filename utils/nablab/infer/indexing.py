@@ -8,20 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from nablab.checks import Numbers
 
-def take(array: Shaped[Array, "size *rest"], places: np.ndarray) -> Shaped[Array, "places *rest"]:
+
+def take(
+    array: Shaped[Numbers, "size *rest"], places: np.ndarray
+) -> Shaped[Numbers, "places *rest"]:
     """``array[places]``."""
     stretch = _stretch(places)
     return array[places] if stretch is None else array[slice(*stretch)]
 
 
 def put(
-    array: Shaped[Array, "size *rest"], places: np.ndarray, values: Shaped[Array, "places *rest"]
+    array: Shaped[Numbers, "size *rest"],
+    places: np.ndarray,
+    values: Shaped[Numbers, "places *rest"],
 ) -> Shaped[Array, "size *rest"]:
     """``array.at[places].set(values)``."""
     stretch = _stretch(places)
     if stretch is None:
-        return array.at[places].set(values)
+        return jnp.asarray(array).at[places].set(values)
     first, end = stretch
     return jnp.concatenate([array[:first], values, array[end:]])
 
