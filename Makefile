@@ -25,11 +25,12 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to 
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/00_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
+LONG := $(addprefix tests/test_,real_likelihoods.py jittered_models.py hypotests.py limits.py)
 test: export JAX_PLATFORMS = cpu
-# The notebooks, which take longest, come first, so that the workers end together.
+# What takes longest comes first, so that the workers end together.
 test: lint ## check the style, run the tests, and run every notebook against its stored output
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
-		-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NOTEBOOKS) tests
+		-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NOTEBOOKS) $(LONG) tests
 
 lint: $(INSTALLED) ## check the style of code and notebooks
 	$(BIN)/ruff check .

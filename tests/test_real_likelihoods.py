@@ -170,18 +170,14 @@ def vector(name):
     return np.array(entries.numbers(load(name)[2]).vector)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", [name for name in REFERENCES if name != TTBAR])
 def test_cls_equals_the_reference(name):
+    """Not of the cross section of top pairs, which is 24 standard deviations from 0."""
     if name in SIGNALS:  # the numbers of all signals go through the function of one
         (_, result), _ = with_slopes("1300_205_60", hypotests.cls)(vector(name))
     else:
         result = hypotests.cls(*load(name)[:2])
-    if name != TTBAR:
-        result.require()
-    # Without its signal, the cross-section measurement is so far from the data that the fit to
-    # these Asimov data may run out of iterations. For an expectation of 0 that is close enough.
-    for certificate in result.certificates[:3]:
-        certificate.require()
+    result.require()
     np.testing.assert_allclose(result.observed, reference(name)["CLs_obs"], rtol=1e-5)
     np.testing.assert_allclose(result.expected, reference(name)["CLs_exp"], rtol=1e-5, atol=1e-30)
     if name in PYHF_REGRESSION:
