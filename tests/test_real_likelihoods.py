@@ -172,7 +172,7 @@ def vector(name):
 
 @pytest.mark.parametrize("name", [name for name in REFERENCES if name != TTBAR])
 def test_cls_equals_the_reference(name):
-    """Not of the cross section of top pairs, which is 24 standard deviations from 0."""
+    """Not of the cross section of top pairs, which is 23 standard deviations from 0."""
     if name in SIGNALS:  # the numbers of all signals go through the function of one
         (_, result), _ = with_slopes("1300_205_60", hypotests.cls)(vector(name))
     else:

@@ -61,7 +61,7 @@ class Certificate:
         smallest_eigenvalue: of the Hessian of the free parameters, each in units of its own
             uncertainty; 1 for uncorrelated parameters, 0 for a direction without effect.
         at_bound: which parameters rest on a bound.
-        iterations: Newton steps tried.
+        iterations: points tried, the starting point included.
     """
 
     status: Int[Array, "*batch"]

@@ -1,7 +1,7 @@
 """Reading and writing at fixed places: as slices where the places are consecutive.
 
 XLA can merge slices with what is around them, forwards and backwards, but not general gathers and
-scatters: a small likelihood without them takes half the time to run and to compile.
+scatters: a small likelihood without them takes half the time.
 """
 
 import jax.numpy as jnp
