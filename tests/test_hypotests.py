@@ -364,6 +364,8 @@ def test_asimov_data_equal_pyhf():
     np.testing.assert_allclose(before, model.expected_data(model.parameters(0.4)))
     with pytest.raises(ValueError, match="hold is 'yields'"):
         hypotests.asimov_data(model, 0.4, hold="yields")
+    with pytest.raises(ValueError, match=r"data\[1\] is nan"):
+        hypotests.asimov_data(model, 0.4, jnp.array(data).at[1].set(jnp.nan))
 
 
 def test_where_the_gradient_of_asimov_data_stops():

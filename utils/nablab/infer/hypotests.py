@@ -237,22 +237,13 @@ def cls(
     Raises:
         ValueError: unknown test statistic, or data that do not fit the model.
     """
-    if test_statistic not in ("q", "qtilde"):
-        raise ValueError(f"test_statistic is {test_statistic!r}: choose 'q' or 'qtilde'")
-    model = _non_negative(model) if test_statistic == "qtilde" else model
+    model = _for_statistic(model, test_statistic)
     best, fixed, background = _fits(model, data, None, mu, 0.0)
     observed = _statistic(best, fixed, best.parameters[model.poi_index] < mu)
     root_asimov, asimov_fit = _root_asimov(model, background.parameters, mu, hold)
-    root = _root(observed.value)
-    distance = root - root_asimov
-    if test_statistic == "qtilde":  # eq. 65: another distribution beyond the Asimov value
-        far = (root > root_asimov) & (root_asimov > 0)
-        beyond = (observed.value - root_asimov**2) / (2.0 * jnp.where(far, root_asimov, 1.0))
-        distance = jnp.where(far, beyond, distance)
+    distance = _distance(_root(observed.value), root_asimov, test_statistic)
     certificates = tuple(fit.certificate for fit in (best, fixed, background, asimov_fit))
-    # In logarithms, because far beyond the median both tails are zero in double precision.
-    log_observed = norm.logsf(distance + root_asimov) - norm.logsf(distance)
-    return PValues(jnp.exp(log_observed), _cls(BAND, root_asimov), certificates)
+    return PValues(jnp.exp(_log_cls(distance, root_asimov)), _cls(BAND, root_asimov), certificates)
 
 
 @partial(jax.jit, static_argnames="hold")
@@ -269,7 +260,6 @@ def expected_cls(
     return PValues(jnp.full((), jnp.nan), _cls(BAND, root_asimov), (fit.certificate,))
 
 
-@partial(jax.jit, static_argnames="hold")
 def asimov_data(
     model: Model,
     mu: Float[Numbers, ""] | float,
@@ -296,6 +286,7 @@ def asimov_data(
     return _asimov(model, fixed_poi_fit(model, data, mu).parameters, hold)
 
 
+@partial(jax.jit, static_argnames="hold")
 def _asimov(model, parameters, hold):
     if hold not in (None, "parameters", "data"):
         raise ValueError(f"hold is {hold!r}: choose None, 'parameters' or 'data'")
@@ -312,6 +303,31 @@ def _root_asimov(model, truth, mu, hold=None):
     """
     (fit,) = _fits(model, _asimov(model, truth, hold), mu)
     return _root(fit.value), fit
+
+
+def _for_statistic(model: Model, test_statistic: str) -> Model:
+    """The model with the bound that the test statistic asks for."""
+    if test_statistic not in ("q", "qtilde"):
+        raise ValueError(f"test_statistic is {test_statistic!r}: choose 'q' or 'qtilde'")
+    return _non_negative(model) if test_statistic == "qtilde" else model
+
+
+def _distance(root, root_asimov, test_statistic):
+    """Distance of the data from the background-only median, in standard deviations.
+
+    Beyond the Asimov value q-mu-tilde has another distribution (eq. 65).
+    """
+    distance = root - root_asimov
+    if test_statistic == "q":
+        return distance
+    far = (root > root_asimov) & (root_asimov > 0)
+    beyond = (root**2 - root_asimov**2) / (2.0 * jnp.where(far, root_asimov, 1.0))
+    return jnp.where(far, beyond, distance)
+
+
+def _log_cls(distance, root_asimov):
+    """Logarithm of CLs: far beyond the median both tails are zero in double precision."""
+    return norm.logsf(distance + root_asimov) - norm.logsf(distance)
 
 
 def _cls(distance, root_asimov):

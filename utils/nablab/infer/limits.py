@@ -10,13 +10,20 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int
 
 from nablab.checks import Numbers, is_traced
 from nablab.infer.fits import SIDE_BY_SIDE, Certificate
 from nablab.infer.histfactory import Model
-from nablab.infer.hypotests import BAND, _compiled, _fits, _non_negative, _root
+from nablab.infer.hypotests import (
+    BAND,
+    _compiled,
+    _distance,
+    _fits,
+    _for_statistic,
+    _log_cls,
+    _root,
+)
 from nablab.infer.profiling import plan
 
 TOLERANCE = 1e-11  # of the limit, relative
@@ -109,8 +116,6 @@ def upper_limit(
         ValueError: ``level`` is not between 0 and 1, unknown test statistic, or data that do not
             fit the model.
     """
-    if test_statistic not in ("q", "qtilde"):
-        raise ValueError(f"test_statistic is {test_statistic!r}: choose 'q' or 'qtilde'")
     _check_level(level)
     return _upper_limit(model, data, level, test_statistic)
 
@@ -134,7 +139,7 @@ def _check_level(level) -> None:
 
 @_compiled
 def _upper_limit(model, data, level, test_statistic):
-    model = _non_negative(model) if test_statistic == "qtilde" else model
+    model = _for_statistic(model, test_statistic)
     best, background = _fits(model, data, None, 0.0)
     asimov = model.expected_data(background.parameters)
 
@@ -168,24 +173,13 @@ def _expected_upper_limit(model, level):
     return UpperLimit(jnp.full((), jnp.nan), limits, status, (certificate,))
 
 
-def _distance(root, root_asimov, test_statistic):
-    """Distance of the data from the background-only median, in standard deviations (eq. 65)."""
-    distance = root - root_asimov
-    if test_statistic == "q":
-        return distance
-    far = (root > root_asimov) & (root_asimov > 0)
-    beyond = (root**2 - root_asimov**2) / (2.0 * jnp.where(far, root_asimov, 1.0))
-    return jnp.where(far, beyond, distance)
-
-
 def _residual(distance, root_asimov, level):
     """log(-log CLs) - log(-log level).
 
     As a function of log mu this is close to a straight line over any number of decades: of slope 1
     for small mu (CLs falls linearly from 1) and at most 2 for large ones (as a normal tail).
     """
-    log_cls = norm.logsf(distance + root_asimov) - norm.logsf(distance)
-    return jnp.log(-log_cls) - jnp.log(-jnp.log(level))
+    return jnp.log(-_log_cls(distance, root_asimov)) - jnp.log(-jnp.log(level))
 
 
 def _solve(model, datasets, minima, limit_of_dataset, residual_of):
