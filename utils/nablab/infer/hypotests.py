@@ -16,8 +16,8 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from nablab.checks import Numbers
-from nablab.infer import fits, profiling
-from nablab.infer.fits import Certificate, Fit, Status
+from nablab.infer import profiling
+from nablab.infer.fits import SIDE_BY_SIDE, Certificate, Fit, Status, minimize
 from nablab.infer.histfactory import SMALLEST_RATE, Model
 from nablab.infer.indexing import put
 
@@ -104,11 +104,15 @@ def fixed_poi_fit(
     return _fits(model, data, poi)[0]
 
 
-def _fits(model, data, *pois) -> list[Fit]:
-    """Fits to the same data, side by side: for each value of the poi, or None where it is free."""
-    fitted, start = profiling.plan(model.structure).shared, model.init
-    bins = model.structure.main_bins
-    inits = [model.init if poi is None else model.parameters(poi) for poi in pois]
+def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
+    """Fits to the same data, side by side: for each value of the poi, or None where it is free.
+
+    They start from the parameters ``near``, or from the starting values of the model, and if
+    ``anywhere`` is true (it may be traced) around them as well.
+    """
+    fitted, bins = profiling.plan(model.structure).shared, model.structure.main_bins
+    start = model.init if near is None else near
+    inits = [start if poi is None else start.at[model.poi_index].set(poi) for poi in pois]
     fixed = [model.fixed.at[model.poi_index].set(poi is not None) for poi in pois]
     if len(pois) == 1:
         inits, fixed = inits[0], fixed[0]
@@ -119,9 +123,10 @@ def _fits(model, data, *pois) -> list[Fit]:
     # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
     # can be two minima: mostly one on each side, in rare cases half a standard deviation apart.
     moved = np.isin(fitted, model.structure.interpolated)
-    distances = [0.5, -0.5, 1.0, -1.0] if len(fitted) <= fits.SIDE_BY_SIDE else [1.0, -1.0]
+    distances = [0.5, -0.5, 1.0, -1.0] if len(fitted) <= SIDE_BY_SIDE else [1.0, -1.0]
     x = inits[..., fitted]
-    starts = jnp.stack([x + distance * moved for distance in distances]) if moved.any() else None
+    around = jnp.where(anywhere, x, jnp.nan)  # from there a fit ends at once
+    starts = jnp.stack([around + step * moved for step in distances]) if moved.any() else None
 
     def function(x, model, data, start):
         return profiling.deviance(model, data, put(start, fitted, x))
@@ -129,7 +134,7 @@ def _fits(model, data, *pois) -> list[Fit]:
     def expansion(x, model, data, start):
         return profiling.expansion(model, data, put(start, fitted, x), fitted)
 
-    result = fits.minimize(
+    result = minimize(
         function,
         x,
         model.lower[fitted],
@@ -301,7 +306,7 @@ def _root_asimov(model, truth, mu, hold=None):
 
     At ``truth`` the deviance of these data is 0 and at its minimum, also where they are held.
     """
-    (fit,) = _fits(model, _asimov(model, truth, hold), mu)
+    (fit,) = _fits(model, _asimov(model, truth, hold), mu, near=truth)
     return _root(fit.value), fit
 
 

@@ -153,8 +153,9 @@ def _upper_limit(model, data, level, test_statistic):
     # The background-only Asimov data are described perfectly by what made them.
     datasets = jnp.stack([data] + 6 * [asimov])
     minima = jnp.zeros(7).at[0].set(best.value)
+    truths = jnp.stack([best.parameters] + 6 * [background.parameters])
     limits, status, certificate = _solve(
-        model, datasets, minima, (0, 0, 1, 2, 3, 4, 5), residual_of
+        model, datasets, truths, minima, (0, 0, 1, 2, 3, 4, 5), residual_of
     )
     certificates = (best.certificate, background.certificate, certificate)
     return UpperLimit(limits[0], limits[1:], status, certificates)
@@ -162,10 +163,11 @@ def _upper_limit(model, data, level, test_statistic):
 
 @jax.jit
 def _expected_upper_limit(model, level):
-    asimov = model.expected_data(model.parameters(0.0))
+    truth = model.parameters(0.0)
     limits, status, certificate = _solve(
         model,
-        jnp.stack(5 * [asimov]),
+        jnp.stack(5 * [model.expected_data(truth)]),
+        jnp.stack(5 * [truth]),
         jnp.zeros(5),
         (0, 1, 2, 3, 4),
         lambda q, poi: _residual(BAND, _root(q), level),
@@ -182,7 +184,7 @@ def _residual(distance, root_asimov, level):
     return jnp.log(-_log_cls(distance, root_asimov)) - jnp.log(-jnp.log(level))
 
 
-def _solve(model, datasets, minima, limit_of_dataset, residual_of):
+def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     """The roots of ``residual_of(q, poi)``, all at once; NaN where there is none.
 
     Each data set is fitted with the poi at one of the limits, ``limit_of_dataset``; q is twice the
@@ -191,12 +193,12 @@ def _solve(model, datasets, minima, limit_of_dataset, residual_of):
     which = jnp.array(limit_of_dataset)
     in_turn = len(plan(model.structure).shared) > SIDE_BY_SIDE
 
-    def fit(poi_and_data):
-        poi, data = poi_and_data
-        return _fits(model, data, poi)[0]
+    def fits(log_limits, near, first=True):
+        def fit(poi_data_near):
+            poi, data, near = poi_data_near
+            return _fits(model, data, poi, near=near, anywhere=first | (not in_turn))[0]
 
-    def fits(log_limits):
-        arguments = jnp.exp(log_limits)[which], datasets
+        arguments = jnp.exp(log_limits)[which], datasets, near
         return jax.lax.map(fit, arguments) if in_turn else jax.vmap(fit)(arguments)
 
     def residual(log_limits, deviances):
@@ -204,10 +206,10 @@ def _solve(model, datasets, minima, limit_of_dataset, residual_of):
 
     def with_fits(log_limits):
         log_limits = jnp.where(jnp.isnan(log_limits), 0.0, log_limits)  # those not found
-        return residual(log_limits, fits(log_limits).value)
+        return residual(log_limits, fits(log_limits, near).value)
 
-    def evaluate(log_limits):
-        fit = fits(log_limits)
+    def evaluate(log_limits, near, first):
+        fit = fits(log_limits, near, first)
 
         def with_parameters_held(log_limits):
             """At a minimum the slope is the same as if the other parameters did not follow."""
@@ -217,7 +219,8 @@ def _solve(model, datasets, minima, limit_of_dataset, residual_of):
         ones = jnp.ones_like(log_limits)
         value, slope = jax.jvp(with_parameters_held, (log_limits,), (ones,))
         # The certificate as floats: JAX has no slope for integers, not even one of zero.
-        return value, slope, jax.tree.map(lambda field: field.astype(float), vars(fit.certificate))
+        certificate = jax.tree.map(lambda field: field.astype(float), vars(fit.certificate))
+        return value, slope, fit.parameters, certificate
 
     def solve_linear(linear, right_hand_side):
         """A limit depends on no other limit: the Jacobian is diagonal, with 0 where not found."""
@@ -234,7 +237,7 @@ def _solve(model, datasets, minima, limit_of_dataset, residual_of):
     log_limits, (status, certificate) = jax.lax.custom_root(
         with_fits,
         jnp.full(max(limit_of_dataset) + 1, _first_guess(model, datasets[-1])),
-        lambda _, start: _newton(evaluate, start, jnp.log(model.upper[model.poi_index])),
+        lambda _, start: _newton(evaluate, start, near, jnp.log(model.upper[model.poi_index])),
         solve_linear,
         has_aux=True,
     )
@@ -256,12 +259,15 @@ def _first_guess(model, asimov):
     return jnp.log(jnp.where(strength * upper > 1.0, 1.0 / strength, upper))
 
 
-def _newton(evaluate, start, bound):
-    """Roots of rising functions, elementwise: Newton steps within a bracket that they narrow."""
+def _newton(evaluate, start, near, bound):
+    """Roots of rising functions, elementwise: Newton steps within a bracket that they narrow.
+
+    The fits of each step start where those of the last one, ``near``, have ended.
+    """
 
     def step(state):
         x, low, high, count = (state[name] for name in ("x", "low", "high", "count"))
-        value, slope, certificate = evaluate(x)
+        value, slope, near, certificate = evaluate(x, state["near"], count == 0)
         found = jnp.abs(value) <= TOLERANCE
         beyond = (value < 0) & (x >= bound)
         done = found | beyond
@@ -281,6 +287,7 @@ def _newton(evaluate, start, bound):
             "x": jnp.where(done, x, trial),
             "low": low,
             "high": high,
+            "near": near,
             "count": count + 1,
             "status": status.astype(float),
             "certificate": certificate,
@@ -289,11 +296,12 @@ def _newton(evaluate, start, bound):
     def unfinished(state):
         return (state["status"] == LimitStatus.NOT_FOUND).any() & (state["count"] < MAX_ITERATIONS)
 
-    kinds = jax.eval_shape(evaluate, start)[2]
+    kinds = jax.eval_shape(evaluate, start, near, True)[3]
     state = {
         "x": start,
         "low": jnp.full_like(start, -jnp.inf),
         "high": jnp.full_like(start, jnp.inf),
+        "near": near,
         "count": jnp.zeros((), int),
         "status": jnp.full_like(start, LimitStatus.NOT_FOUND),
         "certificate": jax.tree.map(lambda kind: jnp.full(kind.shape, jnp.nan), kinds),
