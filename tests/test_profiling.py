@@ -1,0 +1,151 @@
+"""Profiling of the private parameters, one layer of them and two, against the full likelihood."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import pytest
+
+from nablab.infer import hypotests, profiling
+from nablab.infer.histfactory import Model
+
+BINS = 24
+
+
+def spec(second_layer=True, everywhere=True, bins=BINS):
+    """Two backgrounds, each with an uncertainty of its own in each bin, and a shape."""
+    rng = np.random.default_rng(bins)
+    signal, first, second = (
+        rng.uniform(low, high, bins).round(2) for low, high in ((0, 8), (20, 60), (5, 30))
+    )
+    tilt = first * np.linspace(0.9, 1.15, bins)
+    shape = models.modifier(
+        "histosys", "tilt", {"lo_data": (0.96 * first).tolist(), "hi_data": tilt.tolist()}
+    )
+    of_first = [shape]
+    of_second = [models.modifier("shapesys", "control", (0.3 * second).tolist())]
+    if second_layer:
+        of_first.append(models.modifier("staterror", "mc", (0.1 * first).tolist()))
+    if second_layer and everywhere:
+        of_second.append(models.modifier("staterror", "mc", (0.15 * second).tolist()))
+    sample = models.channel(
+        "region",
+        signal=(signal.tolist(), [models.MU]),
+        first=(first.tolist(), of_first),
+        second=(second.tolist(), of_second),
+    )
+    return {"channels": [sample]}
+
+
+def jittered(model, seed=3):
+    """Data that fluctuate, auxiliary ones included."""
+    rng = np.random.default_rng(seed)
+    truth = model.expected_data(model.parameters(1.0))
+    return jnp.asarray(truth * rng.normal(1.0, 0.15, truth.shape))
+
+
+CASES = {
+    "one layer": {"second_layer": False},
+    "different samples": {"everywhere": False},
+    "the same sample": {},
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def model(request):
+    model = Model.from_spec(spec(**request.param))
+    assert len(profiling.plan(model.structure).layers) == 2 - (request.param == CASES["one layer"])
+    return model
+
+
+def point(model):
+    rng = np.random.default_rng(8)
+    return model.init + 0.2 * jnp.asarray(rng.normal(size=model.init.shape))
+
+
+@jax.jit
+def derivatives(model, parameters, data):
+    return jax.grad(model.deviance)(parameters, data), jax.hessian(model.deviance)(parameters, data)
+
+
+def test_private_parameters_are_at_their_minimum(model):
+    data, private = jittered(model), profiling.plan(model.structure).private
+    parameters = jax.jit(profiling.complete)(model, data, point(model))
+    slopes, curvature = derivatives(model, parameters, data)
+    np.testing.assert_allclose(slopes[private], 0.0, atol=1e-10)
+    curvature = curvature[np.ix_(private, private)]
+    assert np.linalg.eigvalsh(curvature).min() > 0
+
+
+def test_expansion_equals_automatic_differentiation(model):
+    data, shared = jittered(model), profiling.plan(model.structure).shared
+    start = point(model)
+
+    def profiled(x):
+        return profiling.deviance(model, data, start.at[shared].set(x))
+
+    @jax.jit
+    def both(x):
+        expected = profiled(x), jax.grad(profiled)(x), jax.hessian(profiled)(x)
+        return expected, profiling.expansion(model, data, start.at[shared].set(x), shared)
+
+    for expected, found in zip(*both(start[shared]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_bounds_and_fixed_parameters_hold():
+    """Of either layer: some fixed, some pressed against a bound."""
+    model = Model.from_spec(spec())
+    data, layers = jittered(model), profiling.plan(model.structure).layers
+    held = np.array([layer.parameters[2] for layer in layers])
+    low, high = (np.array([layer.parameters[k] for layer in layers]) for k in (5, 9))
+    model = replace(
+        model,
+        fixed=model.fixed.at[held].set(True),
+        lower=model.lower.at[low].set(1.4),
+        upper=model.upper.at[high].set(0.6),
+    )
+    parameters = jax.jit(profiling.complete)(model, data, model.init)
+    np.testing.assert_array_equal(parameters[held], 1.0)
+    np.testing.assert_array_equal(parameters[low], 1.4)
+    np.testing.assert_array_equal(parameters[high], 0.6)
+    slopes, _ = derivatives(model, parameters, data)
+    assert (slopes[low] > 0).all() and (slopes[high] < 0).all()
+    stuck = np.concatenate([held, low, high])
+    free = np.setdiff1d(profiling.plan(model.structure).private, stuck)
+    np.testing.assert_allclose(slopes[free], 0.0, atol=1e-10)
+
+
+def test_two_layers_give_what_one_does(monkeypatch):
+    """A fit with its first and second derivative, and without the elimination of the second."""
+    model = Model.from_spec(spec())
+    data = jittered(model)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=data.shape))
+    some = np.array([layer.parameters[3] for layer in profiling.plan(model.structure).layers])
+
+    def derivatives():
+        def fit(t):
+            fit = hypotests.fixed_poi_fit(model, data + t * direction, 0.3)
+            return jnp.append(fit.parameters[some], fit.value), fit.certificate.converged
+
+        def slope(t):
+            return jax.jvp(fit, (t,), (1.0,), has_aux=True)
+
+        (value, first, _), (_, second, _) = jax.jvp(slope, (0.0,), (1.0,))
+        return jnp.stack([value, first, second]), fit(0.0)[1]
+
+    def without_cache():
+        profiling.plan.cache_clear()
+        jax.clear_caches()
+
+    eliminated, certified = jax.jit(derivatives)()
+    assert certified
+    monkeypatch.setattr(profiling, "FEW", 10**6)
+    without_cache()
+    assert len(profiling.plan(model.structure).layers) == 1
+    fitted, certified = jax.jit(lambda: derivatives())()
+    without_cache()
+    assert certified
+    np.testing.assert_allclose(eliminated, fitted, rtol=1e-8)
