@@ -398,8 +398,9 @@ def _inverse(
     """Inverse by Gauss-Jordan elimination without pivoting, and the smallest pivot.
 
     Without pivoting this is stable for positive definite matrices, which a minimum has, and the
-    sign of the smallest pivot tells whether the matrix is one. It is written out because LAPACK
-    calls inside a batched loop have been seen to hang.
+    sign of the smallest pivot tells whether the matrix is one. It is written out because
+    batched loops around LAPACK calls have been seen to hang with jax 0.10.2 on two cores, in two of
+    five processes, idle; the cause is not known, and 30 later tries did not show it again.
 
     ``make_positive`` turns negative pivots around and raises small ones, so that no number grows:
     the result is the inverse of a positive definite matrix that differs from the given one on the

@@ -111,12 +111,17 @@ class Model:
 
     def expected_data(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "data"]:
         """Expected main and auxiliary data, in pyhf's order: the Asimov data set."""
+        measured = take(parameters, self.structure.normal_parameter)
+        return self.joined(self.poisson_rates(parameters), measured)
+
+    def joined(
+        self, counts: Float[Array, "counts"], measured: Float[Array, "normal"]
+    ) -> Float[Array, "data"]:
+        """Data, in pyhf's order, of main and auxiliary counts and of auxiliary measurements."""
         s = self.structure
-        rates = self.poisson_rates(parameters)
-        auxiliary = jnp.zeros(self.auxdata.shape)
-        auxiliary = put(auxiliary, s.poisson_auxdata, rates[s.main_bins :])
-        auxiliary = put(auxiliary, s.normal_auxdata, take(parameters, s.normal_parameter))
-        return jnp.concatenate([rates[: s.main_bins], auxiliary])
+        auxiliary = put(jnp.zeros(self.auxdata.shape), s.poisson_auxdata, counts[s.main_bins :])
+        auxiliary = put(auxiliary, s.normal_auxdata, measured)
+        return jnp.concatenate([counts[: s.main_bins], auxiliary])
 
     def logpdf(
         self, parameters: Float[Numbers, "parameters"], data: Float[Numbers, "data"]

@@ -123,7 +123,7 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
     # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
     # can be two minima: mostly one on each side, in rare cases half a standard deviation apart.
     moved = np.isin(fitted, model.structure.interpolated)
-    distances = [0.5, -0.5, 1.0, -1.0] if len(fitted) <= SIDE_BY_SIDE else [1.0, -1.0]
+    distances = [0.5, -0.5, 1.0, -1.0] if _is_small(model) else [1.0, -1.0]
     x = inits[..., fitted]
     around = jnp.where(anywhere, x, jnp.nan)  # from there a fit ends at once
     starts = jnp.stack([around + step * moved for step in distances]) if moved.any() else None
@@ -162,6 +162,16 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
         return [completed(inits, fixed, result)]
     results = jax.vmap(completed)(inits, fixed, result)
     return [jax.tree.map(lambda field, k=k: field[k], results) for k in range(len(pois))]
+
+
+def _each(model, function, arguments):
+    """``function``, which makes a fit, of each of the arguments: side by side where the model is
+    small; otherwise in turn, as all would wait for the slowest."""
+    return jax.vmap(function)(arguments) if _is_small(model) else jax.lax.map(function, arguments)
+
+
+def _is_small(model):
+    return len(profiling.plan(model.structure).shared) <= SIDE_BY_SIDE
 
 
 @_compiled

@@ -13,18 +13,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nablab.checks import Numbers, is_traced
-from nablab.infer.fits import SIDE_BY_SIDE, Certificate
+from nablab.infer.fits import Certificate
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import (
     BAND,
     _compiled,
     _distance,
+    _each,
     _fits,
     _for_statistic,
+    _is_small,
     _log_cls,
     _root,
 )
-from nablab.infer.profiling import plan
 
 TOLERANCE = 1e-11  # of the limit, relative
 LARGEST_STEP = 3.0  # of the logarithm of the limit: a factor of 20
@@ -191,15 +192,15 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     distance from its row of ``minima``. Solved for log(poi), so that no limit has a scale.
     """
     which = jnp.array(limit_of_dataset)
-    in_turn = len(plan(model.structure).shared) > SIDE_BY_SIDE
 
     def fits(log_limits, near, first=True):
         def fit(poi_data_near):
             poi, data, near = poi_data_near
-            return _fits(model, data, poi, near=near, anywhere=first | (not in_turn))[0]
+            # Side by side, other starting points cost nothing.
+            anywhere = first | _is_small(model)
+            return _fits(model, data, poi, near=near, anywhere=anywhere)[0]
 
-        arguments = jnp.exp(log_limits)[which], datasets, near
-        return jax.lax.map(fit, arguments) if in_turn else jax.vmap(fit)(arguments)
+        return _each(model, fit, (jnp.exp(log_limits)[which], datasets, near))
 
     def residual(log_limits, deviances):
         return residual_of(deviances - minima, jnp.exp(log_limits)[which])

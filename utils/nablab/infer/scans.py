@@ -17,7 +17,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer.fits import Certificate, Fit
 from nablab.infer.histfactory import Model
-from nablab.infer.hypotests import _fits, best_fit
+from nablab.infer.hypotests import _each, _fits, best_fit
 
 
 @partial(
@@ -141,5 +141,5 @@ def _held_fits(model, data, values, indices) -> Fit:
         )
         return _fits(held, data, point[-1])[0]
 
-    fits = jax.vmap(fit)(points.reshape(-1, len(indices)))
+    fits = _each(model, fit, points.reshape(-1, len(indices)))
     return jax.tree.map(lambda x: x.reshape(*points.shape[:-1], *x.shape[1:]), fits)
