@@ -10,6 +10,7 @@ import pytest
 
 from nablab.infer import hypotests, profiling
 from nablab.infer.histfactory import Model
+from nablab.infer.plan import plan
 
 BINS = 24
 
@@ -56,7 +57,7 @@ CASES = {
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def model(request):
     model = Model.from_spec(spec(**request.param))
-    assert len(profiling.plan(model.structure).layers) == 2 - (request.param == CASES["one layer"])
+    assert len(plan(model.structure).layers) == 2 - (request.param == CASES["one layer"])
     return model
 
 
@@ -71,7 +72,7 @@ def derivatives(model, parameters, data):
 
 
 def test_private_parameters_are_at_their_minimum(model):
-    data, private = jittered(model), profiling.plan(model.structure).private
+    data, private = jittered(model), plan(model.structure).private
     parameters = jax.jit(profiling.complete)(model, data, point(model))
     slopes, curvature = derivatives(model, parameters, data)
     np.testing.assert_allclose(slopes[private], 0.0, atol=1e-10)
@@ -80,7 +81,7 @@ def test_private_parameters_are_at_their_minimum(model):
 
 
 def test_expansion_equals_automatic_differentiation(model):
-    data, shared = jittered(model), profiling.plan(model.structure).shared
+    data, shared = jittered(model), plan(model.structure).shared
     start = point(model)
 
     def profiled(x):
@@ -98,7 +99,7 @@ def test_expansion_equals_automatic_differentiation(model):
 def test_bounds_and_fixed_parameters_hold():
     """Of either layer: some fixed, some pressed against a bound."""
     model = Model.from_spec(spec())
-    data, layers = jittered(model), profiling.plan(model.structure).layers
+    data, layers = jittered(model), plan(model.structure).layers
     held = np.array([layer.parameters[2] for layer in layers])
     low, high = (np.array([layer.parameters[k] for layer in layers]) for k in (5, 9))
     model = replace(
@@ -114,7 +115,7 @@ def test_bounds_and_fixed_parameters_hold():
     slopes, _ = derivatives(model, parameters, data)
     assert (slopes[low] > 0).all() and (slopes[high] < 0).all()
     stuck = np.concatenate([held, low, high])
-    free = np.setdiff1d(profiling.plan(model.structure).private, stuck)
+    free = np.setdiff1d(plan(model.structure).private, stuck)
     np.testing.assert_allclose(slopes[free], 0.0, atol=1e-10)
 
 
@@ -123,7 +124,7 @@ def test_two_layers_give_what_one_does(monkeypatch):
     model = Model.from_spec(spec())
     data = jittered(model)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=data.shape))
-    some = np.array([layer.parameters[3] for layer in profiling.plan(model.structure).layers])
+    some = np.array([layer.parameters[3] for layer in plan(model.structure).layers])
 
     def derivatives():
         def fit(t):
@@ -137,14 +138,14 @@ def test_two_layers_give_what_one_does(monkeypatch):
         return jnp.stack([value, first, second]), fit(0.0)[1]
 
     def without_cache():
-        profiling.plan.cache_clear()
+        plan.cache_clear()
         jax.clear_caches()
 
     eliminated, certified = jax.jit(derivatives)()
     assert certified
-    monkeypatch.setattr(profiling, "FEW", 10**6)
+    monkeypatch.setattr("nablab.infer.plan.FEW", 10**6)
     without_cache()
-    assert len(profiling.plan(model.structure).layers) == 1
+    assert len(plan(model.structure).layers) == 1
     fitted, certified = jax.jit(lambda: derivatives())()
     without_cache()
     assert certified

@@ -186,6 +186,15 @@ def test_cls_equals_the_reference(name):
         np.testing.assert_allclose(result.expected[:3], expected, rtol=1e-4)
 
 
+def test_cls_at_the_upper_limits_of_sbottom_is_the_level():
+    model, data, _ = load("1300_205_60")
+    limit = limits.upper_limit(model, data).require()
+    for band, mu in enumerate([limit.observed, *limit.expected]):
+        result = hypotests.cls(model, data, mu).require()
+        level = jnp.append(result.observed, result.expected)[band]
+        np.testing.assert_allclose(level, 0.05, rtol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("name", "test", "count", "noise"),
     [("1300_205_60", hypotests.cls, 20, 1e-12), (LEPTONS, limits.upper_limit, 50, 1e-14)],

@@ -1,4 +1,4 @@
-"""Time of the observed CLs of published likelihoods and its gradient in every yield.
+"""Time of the observed CLs of published likelihoods and its gradient in every yield, and of limits.
 
 Run with ``make benchmark``; prints a Markdown table. The likelihoods are those of the tests; where
 they are not there, it says so and ends.
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from cls import print_table, seconds
 
-from nablab.infer import hypotests, workspaces
+from nablab.infer import hypotests, limits, workspaces
 
 SHARED = Path(
     os.environ.get("NABLAB_WORKSPACES", Path(__file__).parents[3] / "shared/data/workspaces")
@@ -30,7 +30,7 @@ LIKELIHOODS = {
     ),
     "displaced leptons": (SHARED / "atlas-displaced-leptons/SRee_SRmm_Srem_v2.json", []),
 }
-ROUNDS = 20
+ROUNDS, LIMIT_ROUNDS = 20, 3
 
 
 def measure(name: str) -> list:
@@ -52,7 +52,9 @@ def measure(name: str) -> list:
         raise SystemExit(f"{name}: no minimum, nothing reported")
     row = [name, len(model.init), model.structure.main_bins, len(model.nominal)]
     times = [f"{np.median(times):.1f}", f"{first_call:.1f}", f"{reading:.2f}"]
-    return [*row, f"{value:.7f}", *times]
+    limits.upper_limit(model, data).require()
+    limit = np.median([seconds(limits.upper_limit, model, data) for _ in range(LIMIT_ROUNDS)])
+    return [*row, f"{value:.7f}", *times, f"{limit:.2g}"]
 
 
 def main():
@@ -62,7 +64,7 @@ def main():
     print(f"{os.cpu_count()} cores, {platform.machine()}, jax {version('jax')}")
     print(f"load of the last minute: {os.getloadavg()[0]:.2f} after\n")
     header = ["likelihood", "parameters", "bins", "yields", "observed CLs", "CLs + gradient, ms"]
-    print_table([*header, "first call, s", "reading, s"], rows)
+    print_table([*header, "first call, s", "reading, s", "upper limit and band, s"], rows)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from nablab.infer import profiling
 from nablab.infer.fits import SIDE_BY_SIDE, Certificate, Fit, Status, minimize
 from nablab.infer.histfactory import SMALLEST_RATE, Model
 from nablab.infer.indexing import put
+from nablab.infer.plan import plan
 
 # The expected band, in pyhf's order: the smallest CLs (most signal-unlike data) first.
 BAND = jnp.array([2.0, 1.0, 0.0, -1.0, -2.0])
@@ -110,7 +111,7 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
     They start from the parameters ``near``, or from the starting values of the model, and if
     ``anywhere`` is true (it may be traced) around them as well.
     """
-    fitted, bins = profiling.plan(model.structure).shared, model.structure.main_bins
+    fitted, bins = plan(model.structure).shared, model.structure.main_bins
     start = model.init if near is None else near
     inits = [start if poi is None else start.at[model.poi_index].set(poi) for poi in pois]
     fixed = [model.fixed.at[model.poi_index].set(poi is not None) for poi in pois]
@@ -171,7 +172,7 @@ def _each(model, function, arguments):
 
 
 def _is_small(model):
-    return len(profiling.plan(model.structure).shared) <= SIDE_BY_SIDE
+    return len(plan(model.structure).shared) <= SIDE_BY_SIDE
 
 
 @_compiled
