@@ -80,7 +80,7 @@ def test_private_parameters_are_at_their_minimum(model):
     assert np.linalg.eigvalsh(curvature).min() > 0
 
 
-def test_expansion_equals_automatic_differentiation(model):
+def assert_expansion_equals_automatic_differentiation(model):
     data, shared = jittered(model), plan(model.structure).shared
     start = point(model)
 
@@ -96,18 +96,33 @@ def test_expansion_equals_automatic_differentiation(model):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_bounds_and_fixed_parameters_hold():
-    """Of either layer: some fixed, some pressed against a bound."""
+def test_expansion_equals_automatic_differentiation(model):
+    assert_expansion_equals_automatic_differentiation(model)
+
+
+def test_expansion_with_parameters_at_bounds():
+    model, *_ = with_bounds()
+    assert_expansion_equals_automatic_differentiation(model)
+
+
+def with_bounds():
+    """Of each layer: a parameter that is fixed, and two that are pressed against a bound."""
     model = Model.from_spec(spec())
-    data, layers = jittered(model), plan(model.structure).layers
-    held = np.array([layer.parameters[2] for layer in layers])
-    low, high = (np.array([layer.parameters[k] for layer in layers]) for k in (5, 9))
+    held, low, high = np.transpose(
+        [layer.parameters[[2, 5, 9]] for layer in plan(model.structure).layers]
+    )
     model = replace(
         model,
         fixed=model.fixed.at[held].set(True),
         lower=model.lower.at[low].set(1.4),
         upper=model.upper.at[high].set(0.6),
     )
+    return model, held, low, high
+
+
+def test_bounds_and_fixed_parameters_hold():
+    model, held, low, high = with_bounds()
+    data = jittered(model)
     parameters = jax.jit(profiling.complete)(model, data, model.init)
     np.testing.assert_array_equal(parameters[held], 1.0)
     np.testing.assert_array_equal(parameters[low], 1.4)
