@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from nablab.infer import hypotests
+from nablab.infer import hypotests, limits
 from nablab.infer.histfactory import Model
 
 MODELS = 1000
@@ -141,3 +141,53 @@ def test_cls_of_jittered_models_is_that_of_the_global_minimum(kind, sizes, bins)
         expected = 2 * norm.sf(root)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
         assert converged.all()
+
+
+def observations(bins, size, seed):
+    """Templates without any order, each bin off by up to ``size``, and fluctuating data."""
+    rng = np.random.default_rng(seed)
+    signal, background = (
+        rng.uniform(low, high, (4 * MODELS, bins)) for low, high in ((2, 12), (30, 70))
+    )
+    down, up = background * rng.uniform(1 - size, 1 + size, (2, *background.shape))
+    truth = background + signal * rng.choice([0, 1], (len(signal), 1))
+    counts = truth + np.sqrt(truth) * rng.normal(size=truth.shape)
+    return signal, background, down, up, counts, rng.normal(size=(len(signal), 1))
+
+
+@pytest.mark.parametrize("bins", [2, 3])
+def test_free_fits_to_fluctuating_data_are_not_above_a_scan(bins):
+    mus, alphas = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 10, 51), ALPHAS))
+
+    def beside_scan(numbers):
+        *templates, counts, measured = numbers
+        model = Model.from_spec(models.histosys(*templates))
+        data = jnp.concatenate([counts, measured])
+        points = jnp.zeros((len(mus), 2)).at[:, model.poi_index].set(mus)
+        points = points.at[:, 1 - model.poi_index].set(alphas)
+        scan = jax.vmap(lambda point: model.deviance(point, data))(points)
+        fit = hypotests.best_fit(model, data)
+        return fit.value - scan.min(), fit.certificate.converged
+
+    numbers = tuple(map(jnp.asarray, observations(bins, 0.2, seed=bins + 7)))
+    above, converged = jax.jit(lambda x: jax.lax.map(beside_scan, x, batch_size=50))(numbers)
+    assert converged.all()
+    assert above.max() < 1e-6
+
+
+def test_limits_of_jittered_models_are_where_cls_is_the_level():
+    """The fits of a limit find the same minima as those of CLs, at each of its steps."""
+
+    def at_limits(*numbers):
+        *templates, counts, measured = numbers
+        model = Model.from_spec(models.histosys(*templates))
+        data = jnp.concatenate([counts, measured])
+        limit = limits.upper_limit(model, data)
+        results = jax.vmap(lambda mu: hypotests.cls(model, data, mu))(
+            jnp.append(limit.observed, limit.expected)
+        )
+        return jnp.diagonal(jnp.column_stack([results.observed, results.expected]))
+
+    numbers = [array[:500] for array in observations(3, 0.2, seed=5)]
+    found = jax.jit(jax.vmap(at_limits))(*map(jnp.asarray, numbers))
+    np.testing.assert_allclose(found, 0.05, rtol=1e-7)

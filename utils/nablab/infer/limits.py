@@ -22,7 +22,6 @@ from nablab.infer.hypotests import (
     _each,
     _fits,
     _for_statistic,
-    _is_small,
     _log_cls,
     _root,
 )
@@ -196,9 +195,7 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     def fits(log_limits, near, first=True):
         def fit(poi_data_near):
             poi, data, near = poi_data_near
-            # Side by side, other starting points cost nothing.
-            anywhere = first | _is_small(model)
-            return _fits(model, data, poi, near=near, anywhere=anywhere)[0]
+            return _fits(model, data, poi, near=near, anywhere=first)[0]
 
         return _each(model, fit, (jnp.exp(log_limits)[which], datasets, near))
 
