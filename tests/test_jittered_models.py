@@ -188,6 +188,6 @@ def test_limits_of_jittered_models_are_where_cls_is_the_level():
         )
         return jnp.diagonal(jnp.column_stack([results.observed, results.expected]))
 
-    numbers = [array[:500] for array in observations(3, 0.2, seed=5)]
+    numbers = [array[:200] for array in observations(3, 0.2, seed=5)]
     found = jax.jit(jax.vmap(at_limits))(*map(jnp.asarray, numbers))
     np.testing.assert_allclose(found, 0.05, rtol=1e-7)

@@ -115,7 +115,7 @@ class Model:
         return self.joined(self.poisson_rates(parameters), measured)
 
     def joined(
-        self, counts: Float[Array, "counts"], measured: Float[Array, "normal"]
+        self, counts: Float[Numbers, "counts"], measured: Float[Numbers, "normal"]
     ) -> Float[Array, "data"]:
         """Data, in pyhf's order, of main and auxiliary counts and of auxiliary measurements."""
         s = self.structure
