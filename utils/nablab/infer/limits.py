@@ -99,7 +99,9 @@ def upper_limit(
 ) -> UpperLimit:
     """Observed upper limit by CLs, and its expected band with nuisances profiled on ``data``.
 
-    Works under jit, grad (forward, reverse, repeated) and vmap over models and data.
+    Works under jit, grad (forward, reverse, repeated) and vmap over models and data. With more than
+    16 fitted parameters the fits of a step of the search start where those of the step before have
+    ended: where the likelihood has several minima, they stay with the one that was lowest at first.
 
     Args:
         model: the likelihood. Limits are looked for between 0 and the upper bound of its
@@ -187,8 +189,9 @@ def _residual(distance, root_asimov, level):
 def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     """The roots of ``residual_of(q, poi)``, all at once; NaN where there is none.
 
-    Each data set is fitted with the poi at one of the limits, ``limit_of_dataset``; q is twice the
-    distance from its row of ``minima``. Solved for log(poi), so that no limit has a scale.
+    Each data set is fitted with the poi at one of the limits, ``limit_of_dataset``, at first from
+    its row of ``near``; q is the distance from its row of ``minima``. Solved for log(poi), so that
+    no limit has a scale.
     """
     which = jnp.array(limit_of_dataset)
 
@@ -265,7 +268,7 @@ def _newton(evaluate, start, near, bound):
 
     def step(state):
         x, low, high, count = (state[name] for name in ("x", "low", "high", "count"))
-        value, slope, near, certificate = evaluate(x, state["near"], count == 0)
+        value, slope, ends, certificate = evaluate(x, state["near"], count == 0)
         found = jnp.abs(value) <= TOLERANCE
         beyond = (value < 0) & (x >= bound)
         done = found | beyond
@@ -285,7 +288,7 @@ def _newton(evaluate, start, near, bound):
             "x": jnp.where(done, x, trial),
             "low": low,
             "high": high,
-            "near": near,
+            "near": jnp.where(jnp.isfinite(ends), ends, state["near"]),
             "count": count + 1,
             "status": status.astype(float),
             "certificate": certificate,
