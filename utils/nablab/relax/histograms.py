@@ -5,7 +5,8 @@ An event belongs to bin k with a membership p_k between 0 and 1, so that
 
     counts_k = sum_i w_i p_k(x_i),      variance_k = sum_i (w_i p_k(x_i))^2 .
 
-Events pass in blocks, so that memory does not grow with events x bins.
+Events pass in blocks, so that memory does not grow with events x bins; of Gaussian memberships with
+many events, not even the time does (``gauss_transform``).
 """
 
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Numbers
+from nablab.relax import gauss_transform
 
 BLOCK = 8192
 
@@ -36,6 +38,10 @@ def kde_counts(
 ) -> Counts:
     """Integrals over each bin of a Gaussian kernel density estimate (neos, arXiv:2203.05570).
 
+    Few events are summed one by one, many by a fast Gauss transform whose cost per event does not
+    grow with the bins: :func:`kde_method`. The two agree to 1e-14 of the total weight, and their
+    gradients to 1e-11 of the largest entry for bandwidths up to ten bin widths.
+
     Args:
         x: the observable, one value per event.
         edges: increasing bin edges, one more than bins, in the unit of ``x``.
@@ -54,6 +60,17 @@ def kde_counts(
     """
     checks.positive("bandwidth", bandwidth)
     edges = _checked_edges(x, edges, weights)
+    if kde_method(x.shape[0]) == "fast Gauss transform":
+        weights = None if weights is None else jnp.asarray(weights)
+        bandwidth = jnp.asarray(bandwidth, dtype=float)
+        return Counts(
+            *gauss_transform.counts(jnp.asarray(x), edges, bandwidth, weights, fold_tails)
+        )
+    return direct_kde_counts(x, edges, bandwidth, weights, fold_tails)
+
+
+def direct_kde_counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
+    """The sum over all events that :func:`kde_counts` takes for few of them; nothing is checked."""
 
     def memberships(block):
         cumulative = jax.scipy.stats.norm.cdf((edges - block[:, None]) / bandwidth)
@@ -62,6 +79,11 @@ def kde_counts(
         return jnp.diff(cumulative, axis=1)
 
     return _sum_in_blocks(memberships, x, weights)
+
+
+def kde_method(events: int) -> str:
+    """How :func:`kde_counts` sums that many events: "direct sum" or "fast Gauss transform"."""
+    return "direct sum" if events <= BLOCK else "fast Gauss transform"
 
 
 def softmax_counts(
