@@ -51,12 +51,25 @@ def edges(name: str, array) -> None:
         raise ValueError(
             f"{name} must be a list of at least 2 numbers, got shape {np.shape(array)}"
         )
+    finite(name, array)
+    increasing(name, array)
+
+
+def increasing(name: str, array) -> None:
+    """Raise ``ValueError`` naming the first two entries that do not increase, or are NaN."""
     if is_traced(array):
         return
-    finite(name, array)
-    steps = np.diff(np.asarray(array, dtype=float))
-    if (steps <= 0).any():
-        i = _first(steps <= 0)
+    steps_up = np.diff(np.asarray(array, dtype=float)) > 0
+    if not steps_up.all():
+        i = _first(~steps_up)
         raise ValueError(
             f"{name} must increase: {name}[{i}]={array[i]}, {name}[{i + 1}]={array[i + 1]}"
+        )
+
+
+def same_shape(name: str, array, like: str, other) -> None:
+    """Raise ``ValueError`` unless ``array`` has the shape of ``other``, called ``like``."""
+    if np.shape(array) != np.shape(other):
+        raise ValueError(
+            f"{name} must have the shape of {like}, {np.shape(other)}; got {np.shape(array)}"
         )

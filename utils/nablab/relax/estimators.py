@@ -1,0 +1,114 @@
+"""Gradients of hard cuts and hard counts, without the bias of a soft one.
+
+The expected count above a cut is smooth although every count jumps. Three ways to its derivative:
+the density at the boundary (exact, where the density is known), the score function (unbiased for
+any hard objective, and noisy), and straight-through (the soft gradient at the hard value: cheap,
+and as biased as the soft cut).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from nablab import checks
+from nablab.checks import Numbers
+
+
+def straight_through(
+    hard: Float[Numbers, "*shape"], soft: Float[Numbers, "*shape"]
+) -> Float[Array, "*shape"]:
+    """The value of ``hard`` with the derivative of ``soft`` (Bengio et al., arXiv:1308.3432).
+
+    weights = straight_through(hard_cut(x, 30.0), soft_cut(x, 30.0, slope))
+    """
+    soft = jnp.asarray(soft)
+    # Adding a difference would round, and turn infinities into NaN: the value is taken over.
+    return _value_of_first(jnp.asarray(hard, dtype=soft.dtype), soft)
+
+
+@jax.custom_jvp
+def _value_of_first(hard, soft):
+    return hard
+
+
+@_value_of_first.defjvp
+def _slope_of_second(primals, tangents):
+    return _value_of_first(*primals), tangents[1]
+
+
+def boundary_gradient(
+    density: Callable,
+    boundaries: Float[Numbers, "boundaries"],
+    velocity: Callable | float = 1.0,
+) -> Float[Array, "bins"]:
+    """Derivative of the expected count between neighbouring boundaries, as events flow through.
+
+    What flows in over the lower boundary minus what flows out over the upper one,
+
+        d nu_k / d theta = f(b_k) v(b_k) - f(b_k+1) v(b_k+1),
+
+    where f is the expected number of events per unit of x, and v = E[dx/d theta | x] the velocity
+    of events at x as theta changes (the transport theorem of Reynolds, in one dimension). For the
+    count above a cut, give the cut and infinity; a cut that moves by d theta is v = -1.
+
+    Args:
+        density: f, of an array of x; 0 at infinity.
+        boundaries: increasing, one more than bins. Infinity is allowed.
+        velocity: v, of an array of x, or a number.
+
+    Raises:
+        ValueError: the boundaries do not increase, or the density is negative or not finite.
+    """
+    boundaries = jnp.asarray(boundaries, dtype=float)
+    checks.increasing("boundaries", boundaries)
+    inside = jnp.isfinite(boundaries)
+    at = jnp.where(inside, boundaries, 0.0)
+    speed = velocity(at) if callable(velocity) else velocity
+    height = jnp.where(inside, density(at), 0.0)
+    checks.positive("density(boundaries)", height, allow_zero=True)
+    return -jnp.diff(height * speed)
+
+
+def score_function_gradient(
+    objective: Callable,
+    parameters: Float[Numbers, "parameters"],
+    widths: Float[Numbers, "parameters"] | Float[Numbers, ""] | float,
+    key: Key[Array, ""],
+    samples: int,
+) -> tuple[Float[Array, "parameters"], Float[Array, "parameters"]]:
+    """Gradient of any objective, hard or not, from its values at jittered parameters (REINFORCE).
+
+    The objective is averaged over Gaussian jitter of the parameters, which makes its expectation
+    smooth; the derivative of that is (Williams, doi:10.1007/BF00992696)
+
+        E[(objective(p + widths e) - baseline) e / widths],       e ~ N(0, 1),
+
+    for any baseline that does not depend on e: here the mean of the other samples, which removes
+    most of the variance. It is an unbiased estimate of the derivative of the *averaged* objective;
+    the relative error falls with the square root of ``samples``, and grows with the number of
+    parameters.
+
+    Args:
+        objective: of an array of parameters; needs no gradient, but must work under ``jit``.
+        parameters: where the gradient is wanted, such as several thresholds.
+        widths: standard deviations of the jitter, in the units of the parameters.
+        key: random key of the jitter.
+        samples: evaluations of the objective, at least 2.
+
+    Returns:
+        The gradient and its standard error.
+
+    Raises:
+        ValueError: a parameter is not finite, a width is not positive, or ``samples`` is below 2.
+    """
+    checks.finite("parameters", parameters)
+    checks.positive("widths", widths)
+    if samples < 2:
+        raise ValueError(f"samples is {samples}: a baseline needs at least 2")
+    jitter = jax.random.normal(key, (samples, *jnp.shape(parameters)))
+    values = jax.lax.map(lambda e: objective(parameters + widths * e), jitter)
+    others = (values.sum() - values) / (samples - 1)
+    terms = (values - others)[:, None] * jitter / widths
+    return terms.mean(axis=0), terms.std(axis=0, ddof=1) / jnp.sqrt(samples)
