@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from nablab import checks
 from nablab.checks import Numbers
 from nablab.relax import gauss_transform
+from nablab.relax.kernels import KERNELS, named
 
 BLOCK = 8192
 
@@ -25,8 +26,8 @@ BLOCK = 8192
 class Counts(NamedTuple):
     """Weighted counts per bin, and their variances (sums of squared weights)."""
 
-    values: Float[Array, "bins"]
-    variances: Float[Array, "bins"]
+    values: Float[Array, "*bins"]
+    variances: Float[Array, "*bins"]
 
 
 def kde_counts(
@@ -35,45 +36,52 @@ def kde_counts(
     bandwidth: Float[Numbers, ""] | float,
     weights: Float[Numbers, "events"] | None = None,
     fold_tails: bool = False,
+    kernel: str = "gaussian",
 ) -> Counts:
-    """Integrals over each bin of a Gaussian kernel density estimate (neos, arXiv:2203.05570).
+    """Integrals over each bin of a kernel density estimate (neos, arXiv:2203.05570).
 
     Few events are summed one by one, many by a fast Gauss transform whose cost per event does not
     grow with the bins: :func:`kde_method`. The two agree to 1e-14 of the total weight, and their
-    gradients to 1e-11 of the largest entry for bandwidths up to ten bin widths.
+    gradients to 1e-11 of the largest entry for bandwidths up to ten bin widths. Kernels other than
+    the Gaussian are summed one by one.
 
     Args:
         x: the observable, one value per event.
         edges: increasing bin edges, one more than bins, in the unit of ``x``.
-        bandwidth: standard deviation of the kernel, in the unit of ``x``. Far below the bin
-            width the counts are those of :func:`hard_counts`, and the gradient is zero.
+        bandwidth: standard deviation of the kernel, whichever it is, in the unit of ``x``. Far
+            below the bin width the counts are those of :func:`hard_counts`, and the gradient is
+            zero.
         weights: event weights; 1 where absent.
         fold_tails: count what lies outside the edges in the first and last bin, instead of
             dropping it.
+        kernel: "gaussian"; "logistic" (a bin is then the difference of two sigmoid cuts); or
+            "epanechnikov" or "biweight", which end 2.2 and 2.6 bandwidths from the event.
 
     Returns:
         Counts, differentiable in ``x``, ``edges``, ``bandwidth`` and ``weights``.
 
     Raises:
-        ValueError: an entry is not finite, the edges do not increase, or the bandwidth is not
-            positive.
+        ValueError: an entry is not finite, the edges do not increase, the bandwidth is not
+            positive, or the kernel is unknown.
     """
     checks.positive("bandwidth", bandwidth)
     edges = _checked_edges(x, edges, weights)
-    if kde_method(x.shape[0]) == "fast Gauss transform":
+    if kde_method(x.shape[0], kernel) == "fast Gauss transform":
         weights = None if weights is None else jnp.asarray(weights)
         bandwidth = jnp.asarray(bandwidth, dtype=float)
         return Counts(
             *gauss_transform.counts(jnp.asarray(x), edges, bandwidth, weights, fold_tails)
         )
-    return direct_kde_counts(x, edges, bandwidth, weights, fold_tails)
+    return direct_kde_counts(x, edges, bandwidth, weights, fold_tails, kernel)
 
 
-def direct_kde_counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
+def direct_kde_counts(x, edges, bandwidth, weights, fold_tails=False, kernel="gaussian") -> Counts:
     """The sum over all events that :func:`kde_counts` takes for few of them; nothing is checked."""
+    kernel = KERNELS[kernel]
 
     def memberships(block):
-        cumulative = jax.scipy.stats.norm.cdf((edges - block[:, None]) / bandwidth)
+        distances = (edges - block[:, None]) / bandwidth
+        cumulative = kernel.cdf(kernel.deviation * distances)
         if fold_tails:
             cumulative = cumulative.at[:, 0].set(0.0).at[:, -1].set(1.0)
         return jnp.diff(cumulative, axis=1)
@@ -81,9 +89,10 @@ def direct_kde_counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
     return _sum_in_blocks(memberships, x, weights)
 
 
-def kde_method(events: int) -> str:
+def kde_method(events: int, kernel: str = "gaussian") -> str:
     """How :func:`kde_counts` sums that many events: "direct sum" or "fast Gauss transform"."""
-    return "direct sum" if events <= BLOCK else "fast Gauss transform"
+    many = named("kernel", kernel) == "gaussian" and events > BLOCK
+    return "fast Gauss transform" if many else "direct sum"
 
 
 def softmax_counts(
