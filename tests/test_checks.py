@@ -49,6 +49,15 @@ def test_edges_name_what_is_wrong(array, message):
         checks.edges("cuts", array)
 
 
+def test_same_shape_names_both_arrays():
+    message = r"^mask must have the shape of pt, \(2, 3\); got \(3,\)$"
+    with pytest.raises(ValueError, match=message):
+        checks.same_shape("mask", np.ones(3), "pt", jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"^mask must have the shape of pt, \(\); got \(1,\)"):
+        jax.jit(lambda mask: checks.same_shape("mask", mask, "pt", 1.0))(np.ones(1))
+    checks.same_shape("mask", [[1, 2]], "pt", jnp.ones((1, 2)))
+
+
 def test_good_input_passes():
     checks.finite("x", jnp.array([-1e308, 0.0, 1e308]))
     checks.finite("x", [])
