@@ -145,7 +145,7 @@ def without_type_checks():
 
 
 def test_wrong_shapes_are_named(without_type_checks):
-    with pytest.raises(ValueError, match="weights must have one value per event like x"):
+    with pytest.raises(ValueError, match="weights must have the shape of x"):
         quantile_edges(np.arange(4.0), 2, np.ones(3))
     with pytest.raises(ValueError, match=r"x must have one value per event, got shape \(2, 2\)"):
         quantile_edges(np.ones((2, 2)), 2)

@@ -304,7 +304,7 @@ def without_type_checks():
 def test_wrong_shapes_are_named(counts, without_type_checks):
     x, edges = jnp.zeros(4), jnp.array(EDGES)
     for weights in (jnp.ones((4, 1)), jnp.ones(3), jnp.array(2.0)):
-        with pytest.raises(ValueError, match=r"weights must have one value per event like x, \(4,"):
+        with pytest.raises(ValueError, match=r"weights must have the shape of x, \(4,"):
             counts(x, edges, BANDWIDTH, weights)
     with pytest.raises(ValueError, match=r"x must have one value per event, got shape \(4, 1\)"):
         counts(x[:, None], edges, BANDWIDTH)

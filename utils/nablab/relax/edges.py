@@ -104,10 +104,7 @@ def quantile_edges(
     checks.finite("x", x)
     x = jnp.asarray(x, dtype=float)
     weights = jnp.ones(x.shape) if weights is None else jnp.asarray(weights, dtype=float)
-    if weights.shape != x.shape:
-        raise ValueError(
-            f"weights must have one value per event like x, {x.shape}; got shape {weights.shape}"
-        )
+    checks.same_shape("weights", weights, "x", x)
     checks.positive("weights", weights, allow_zero=True)
     known = not checks.is_traced(x, weights)
     events = int(jnp.sum(weights > 0)) if known else x.shape[0]

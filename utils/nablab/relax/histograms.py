@@ -77,16 +77,25 @@ def kde_counts(
 
 def direct_kde_counts(x, edges, bandwidth, weights, fold_tails=False, kernel="gaussian") -> Counts:
     """The sum over all events that :func:`kde_counts` takes for few of them; nothing is checked."""
-    kernel = KERNELS[kernel]
 
-    def memberships(block):
-        distances = (edges - block[:, None]) / bandwidth
-        cumulative = kernel.cdf(kernel.deviation * distances)
-        if fold_tails:
-            cumulative = cumulative.at[:, 0].set(0.0).at[:, -1].set(1.0)
-        return jnp.diff(cumulative, axis=1)
+    def memberships(x):
+        return kernel_memberships(x, edges, bandwidth, fold_tails, kernel)
 
-    return _sum_in_blocks(memberships, x, weights)
+    return _sum_of_memberships(memberships, x, weights)
+
+
+def kernel_memberships(x, edges, bandwidth, fold_tails, kernel="gaussian"):
+    """Area of each event's kernel in each bin, [event, bin]."""
+    kernel, distances = KERNELS[kernel], edges - x[:, None]
+    # Beyond 500 bandwidths every kernel is 0 to the last digit; in its derivative the ratio of
+    # distance and squared bandwidth may be infinite.
+    bandwidth = _not_too_narrow(bandwidth)
+    near = jnp.abs(distances) < 500 * bandwidth
+    u = kernel.deviation * jnp.where(near, distances, 0.0) / bandwidth
+    cumulative = jnp.where(near, kernel.cdf(u), distances > 0)
+    if fold_tails:
+        cumulative = cumulative.at[:, 0].set(0.0).at[:, -1].set(1.0)
+    return jnp.diff(cumulative, axis=1)
 
 
 def kde_method(events: int, kernel: str = "gaussian") -> str:
@@ -112,17 +121,22 @@ def softmax_counts(
     edges = _checked_edges(x, edges, weights)
     # Bins 0 and -1 of this ladder are the tails; the slopes count up from one bin to the next.
     slopes = jnp.arange(edges.shape[0] + 1)
+    bandwidth = _not_too_narrow(bandwidth)
     # Measuring from the middle edge keeps the scores, and their rounding errors, small.
     middle = edges[edges.shape[0] // 2]
     offsets = jnp.concatenate([jnp.zeros(1), -jnp.cumsum(edges - middle)])
 
     def memberships(block):
-        scores = (slopes * (block[:, None] - middle) + offsets) / bandwidth
+        scores = slopes * (block[:, None] - middle) + offsets
+        scores -= jax.lax.stop_gradient(scores.max(axis=1, keepdims=True))  # a shift of no effect
+        # Beyond 800 the exponential is 0; the derivative of the ratio may be infinite.
+        near = scores > -800 * bandwidth
+        scores = jnp.where(near, jnp.where(near, scores, 0.0) / bandwidth, -jnp.inf)
         p = jax.nn.softmax(scores, axis=1)
         inside = p[:, 1:-1]
         return inside.at[:, 0].add(p[:, 0]).at[:, -1].add(p[:, -1]) if fold_tails else inside
 
-    return _sum_in_blocks(memberships, x, weights)
+    return _sum_of_memberships(memberships, x, weights)
 
 
 def hard_counts(
@@ -139,15 +153,18 @@ def hard_counts(
     """
     edges = _checked_edges(x, edges, weights)
     x, weights = jnp.asarray(x), _or_ones(weights, x)
+    index, inside = bin_of(x, edges, fold_tails)
+    weights, zeros = jnp.where(inside, weights, 0.0), jnp.zeros(edges.shape[0] - 1)
+    return Counts(zeros.at[index].add(weights), zeros.at[index].add(weights**2))
+
+
+def bin_of(x, edges, fold_tails):
+    """The bin of each event, and whether it counts there; outside, the nearest one."""
     bins = edges.shape[0] - 1
     index = jnp.searchsorted(edges, x, side="right") - 1
     index = jnp.where(x == edges[-1], bins - 1, index)  # the last bin includes its right edge
-    if fold_tails:
-        index = jnp.clip(index, 0, bins - 1)
     inside = (index >= 0) & (index < bins)
-    index, weights = jnp.where(inside, index, 0), jnp.where(inside, weights, 0.0)
-    zeros = jnp.zeros(bins)
-    return Counts(zeros.at[index].add(weights), zeros.at[index].add(weights**2))
+    return jnp.clip(index, 0, bins - 1), inside | fold_tails
 
 
 def _checked_edges(x, edges, weights):
@@ -156,13 +173,14 @@ def _checked_edges(x, edges, weights):
     checks.finite("x", x)
     checks.edges("edges", edges)
     if weights is not None:
-        if jnp.shape(weights) != jnp.shape(x):
-            raise ValueError(
-                f"weights must have one value per event like x, {jnp.shape(x)}; "
-                f"got shape {jnp.shape(weights)}"
-            )
+        checks.same_shape("weights", weights, "x", x)
         checks.finite("weights", weights)
     return jnp.asarray(edges, dtype=float)
+
+
+def _not_too_narrow(bandwidth):
+    """A bandwidth whose inverse square is finite."""
+    return jnp.maximum(bandwidth, jnp.finfo(jnp.result_type(bandwidth, float)).tiny ** 0.5)
 
 
 def _or_ones(weights, x):
@@ -170,24 +188,27 @@ def _or_ones(weights, x):
     return ones if weights is None else jnp.asarray(weights) * ones
 
 
-def _sum_in_blocks(memberships, x, weights) -> Counts:
-    """Sum the weighted memberships and their squares, one block of events after the other."""
-    x, weights = jnp.asarray(x, dtype=float), _or_ones(weights, x)
-
-    @jax.checkpoint  # recomputed in the backward pass, so that no block is kept in memory
+def _sum_of_memberships(memberships, x, weights) -> Counts:
     def block_counts(x, weights):
         weighted = weights[:, None] * memberships(x)
-        return weighted.sum(axis=0), (weighted**2).sum(axis=0)
+        return Counts(weighted.sum(axis=0), (weighted**2).sum(axis=0))
 
-    if x.shape[0] <= BLOCK:
-        return Counts(*block_counts(x, weights))
-    padding = -x.shape[0] % BLOCK  # the events that fill up the last block have weight 0
-    x = jnp.pad(x, (0, padding)).reshape(-1, BLOCK)
-    weights = jnp.pad(weights, (0, padding)).reshape(-1, BLOCK)
+    return sum_in_blocks(block_counts, jnp.asarray(x, dtype=float), _or_ones(weights, x))
+
+
+def sum_in_blocks(block_counts, *events) -> Counts:
+    """Add up the counts of one block of events after the other; their weights come last."""
+    # Recomputed in the backward pass, so that no block is kept in memory.
+    block_counts = jax.checkpoint(block_counts)
+    number = events[0].shape[0]
+    if number <= BLOCK:
+        return block_counts(*events)
+    padding = -number % BLOCK  # the events that fill up the last block have weight 0
+    blocks = [jnp.pad(array, (0, padding)).reshape(-1, BLOCK) for array in events]
 
     def add(total, block):
         return jax.tree.map(jnp.add, total, block_counts(*block)), None
 
-    bins = jax.eval_shape(memberships, x[0]).shape[1]
-    total, _ = jax.lax.scan(add, (jnp.zeros(bins), jnp.zeros(bins)), (x, weights))
-    return Counts(*total)
+    shapes = jax.eval_shape(block_counts, *(array[0] for array in blocks))
+    zeros = jax.tree.map(lambda part: jnp.zeros(part.shape), shapes)
+    return jax.lax.scan(add, zeros, blocks)[0]

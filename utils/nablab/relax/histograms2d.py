@@ -9,13 +9,12 @@ after the other:
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.relax.histograms import BLOCK, Counts
+from nablab.relax.histograms import Counts, bin_of, kernel_memberships, sum_in_blocks
 
 
 def kde_counts_2d(
@@ -53,23 +52,12 @@ def kde_counts_2d(
         checks.positive(f"bandwidths[{i}]", bandwidth)
     x, y, x_edges, y_edges, weights = _checked(x, y, x_edges, y_edges, weights)
 
-    @jax.checkpoint  # recomputed in the backward pass, so that no block is kept in memory
     def block_counts(x, y, weights):
-        p_x = _memberships(x, x_edges, bandwidths[0], fold_tails)
-        p_y = _memberships(y, y_edges, bandwidths[1], fold_tails)
-        return (weights[:, None] * p_x).T @ p_y, ((weights[:, None] * p_x) ** 2).T @ p_y**2
+        p_x = weights[:, None] * kernel_memberships(x, x_edges, bandwidths[0], fold_tails)
+        p_y = kernel_memberships(y, y_edges, bandwidths[1], fold_tails)
+        return Counts(p_x.T @ p_y, (p_x**2).T @ p_y**2)
 
-    if x.shape[0] <= BLOCK:
-        return Counts(*block_counts(x, y, weights))
-    padding = -x.shape[0] % BLOCK  # the events that fill up the last block have weight 0
-    blocks = [jnp.pad(a, (0, padding)).reshape(-1, BLOCK) for a in (x, y, weights)]
-
-    def add(total, block):
-        return jax.tree.map(jnp.add, total, block_counts(*block)), None
-
-    zeros = jnp.zeros((x_edges.shape[0] - 1, y_edges.shape[0] - 1))
-    total, _ = jax.lax.scan(add, (zeros, zeros), tuple(blocks))
-    return Counts(*total)
+    return sum_in_blocks(block_counts, x, y, weights)
 
 
 def hard_counts_2d(
@@ -87,8 +75,8 @@ def hard_counts_2d(
     a gradient in ``weights`` only.
     """
     x, y, x_edges, y_edges, weights = _checked(x, y, x_edges, y_edges, weights)
-    row, inside_x = _bin(x, x_edges, fold_tails)
-    column, inside_y = _bin(y, y_edges, fold_tails)
+    row, inside_x = bin_of(x, x_edges, fold_tails)
+    column, inside_y = bin_of(y, y_edges, fold_tails)
     weights = jnp.where(inside_x & inside_y, weights, 0.0)
     zeros = jnp.zeros((x_edges.shape[0] - 1, y_edges.shape[0] - 1))
     return Counts(zeros.at[row, column].add(weights), zeros.at[row, column].add(weights**2))
@@ -99,28 +87,8 @@ def _checked(x, y, x_edges, y_edges, weights):
         raise ValueError(f"x must have one value per event, got shape {jnp.shape(x)}")
     weights = jnp.ones(jnp.shape(x)) if weights is None else weights
     for name, array in (("x", x), ("y", y), ("weights", weights)):
-        if jnp.shape(array) != jnp.shape(x):
-            raise ValueError(
-                f"{name} must have one value per event like x, {jnp.shape(x)}; "
-                f"got shape {jnp.shape(array)}"
-            )
+        checks.same_shape(name, array, "x", x)
         checks.finite(name, array)
     checks.edges("x_edges", x_edges)
     checks.edges("y_edges", y_edges)
     return [jnp.asarray(array, dtype=float) for array in (x, y, x_edges, y_edges, weights)]
-
-
-def _memberships(x, edges, bandwidth, fold_tails):
-    cumulative = jax.scipy.stats.norm.cdf((edges - x[:, None]) / bandwidth)
-    if fold_tails:
-        cumulative = cumulative.at[:, 0].set(0.0).at[:, -1].set(1.0)
-    return jnp.diff(cumulative, axis=1)
-
-
-def _bin(x, edges, fold_tails):
-    """Number of the bin of each event, and whether there is one."""
-    bins = edges.shape[0] - 1
-    index = jnp.searchsorted(edges, x, side="right") - 1
-    index = jnp.where(x == edges[-1], bins - 1, index)  # the last bin includes its right edge
-    inside = (index >= 0) & (index < bins)
-    return jnp.clip(index, 0, bins - 1), inside | fold_tails
