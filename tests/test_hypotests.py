@@ -406,3 +406,30 @@ def test_bad_arguments_are_named():
         hypotests.cls(model, data.at[0].set(jnp.nan))
     with pytest.raises(ValueError, match="the model has 2 bins"):
         hypotests.q0(model, data[:3])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda model, data: hypotests.q0(model, data).value,
+        lambda model, data: hypotests.qmu(model, data, 1.0).value,
+        lambda model, data: hypotests.cls(model, data),
+        lambda model, data: hypotests.expected_cls(model),
+        lambda model, data: hypotests.p0(model, data),
+    ],
+)
+def test_nan_in_a_traced_yield_stays_nan(result):
+    """Under jit nothing can be raised: a number that looks like no evidence would be believed."""
+    spec = pyhf.simplemodels.uncorrelated_background([5.0, 6.0], [50.0, 60.0], [5.0, 6.0]).spec
+    data = hypotests.asimov_data(Model.from_spec(spec), 1.0)
+
+    @jax.jit
+    def of_background(background):
+        signal, expected = spec["channels"][0]["samples"]
+        samples = [signal, expected | {"data": background}]
+        model = Model.from_spec({"channels": [spec["channels"][0] | {"samples": samples}]})
+        found = result(model, data)
+        return (found.observed, found.expected) if isinstance(found, hypotests.PValues) else found
+
+    for part in jax.tree.leaves(of_background(jnp.array([np.nan, 60.0]))):
+        assert np.all(np.isnan(part))

@@ -231,6 +231,8 @@ def _non_negative(model: Model) -> Model:
 
 def _statistic(best: Fit, fixed: Fit, counts_as_evidence) -> TestStatistic:
     difference = jnp.maximum(fixed.value - best.value, 0.0)
+    # A likelihood that is NaN must not pass for no evidence.
+    counts_as_evidence |= jnp.isnan(difference)
     return TestStatistic(jnp.where(counts_as_evidence, difference, 0.0), best, fixed)
 
 
@@ -356,9 +358,9 @@ def _cls(distance, root_asimov):
 
 
 def _root(q):
-    """Square root whose derivative at 0 is 0: one-sided, as q only grows from there."""
-    positive = q > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, q, 1.0)), 0.0)
+    """Square root whose derivative at 0 is 0: one-sided, as q only grows from there. NaN stays."""
+    zero = q <= 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, q)))
 
 
 @_compiled

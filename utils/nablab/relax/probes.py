@@ -129,7 +129,7 @@ def choose_bandwidth(
     the fluctuations of the sample pretend: a smoothed bootstrap (Faraway and Jhun,
     doi:10.1080/01621459.1990.10474983) without drawing anything. The pilot's bandwidth is half the
     one found before times n^(4/45), the ratio of the best bandwidths for a curvature and for a
-    density (Sheather and Jones, doi:10.1111/j.2517-6161.1991.tb01857.x), iterated three times.
+    density (Sheather and Jones, doi:10.1111/j.2517-6161.1991.tb01857.x), found in two steps.
 
     To be chosen once, before a training, or again now and then; never trained against the
     objective, which prefers the smoothing that flatters it. Not for use under ``jit``.
@@ -229,10 +229,10 @@ def _errors(x, weights, points, spread_of_x, kernel, binned):
     def better(_, pilot):
         best = tried[jnp.argmin(squared_bias(pilot) + variance)]
         # A much narrower pilot would be noisier, and ask for an even narrower one.
-        return jnp.maximum(0.5 * best * effective_events ** (4 / 45), 0.4 * pilot)
+        return jnp.maximum(0.5 * best * effective_events ** (4 / 45), 0.6 * pilot)
 
-    first = 0.4 * spread_of_x * effective_events ** (-1 / 9)
-    pilot = jax.lax.fori_loop(0, 3, better, first)
+    first = 0.3 * spread_of_x * effective_events ** (-1 / 9)
+    pilot = jax.lax.fori_loop(0, 2, better, first)
     density = smoothed(pilot)
     known = squared_length(density)
     squared_gradient = jnp.where(known > 0, known, (moments(density)[0] ** 2).sum())
