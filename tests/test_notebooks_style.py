@@ -129,6 +129,14 @@ def test_links_lead_somewhere(path, notebook):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_links_within_a_page_lead_to_a_heading(notebook):
+    # Jupyter and nbconvert name a heading by its words, with hyphens in between
+    names = {line.lstrip("# ").replace(" ", "-") for line in headings(notebook)}
+    for found in LINK.findall("\n".join(markdown(notebook))):
+        target = found[0] or found[1]
+        assert not target.startswith("#") or target[1:] in names, target
+
+
 def test_no_file_is_large():
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
