@@ -119,6 +119,7 @@ def one_number(counts, fold_tails, x, edges, bandwidth, weights):
 @pytest.mark.parametrize(("fold_tails", "block"), [(True, BLOCK), (False, 4)])
 def test_gradients_are_the_central_differences(counts, fold_tails, block, monkeypatch):
     monkeypatch.setattr(histograms, "BLOCK", block)  # 4: seven events take two blocks
+    jax.clear_caches()  # of what was compiled with the other size of blocks
     x, weights = sample(7)
     flat, unravel = ravel_pytree([jnp.array(a) for a in (x, EDGES, BANDWIDTH, weights)])
 
@@ -310,3 +311,16 @@ def test_wrong_shapes_are_named(counts, without_type_checks):
         counts(x[:, None], edges, BANDWIDTH)
     with pytest.raises(ValueError, match="edges must be a list"):
         counts(x, edges[:, None], BANDWIDTH)
+
+
+@pytest.mark.parametrize("counts", [partial(kde_counts, kernel="biweight"), softmax_counts])
+def test_second_call_compiles_nothing(counts, caplog):
+    """A slider calls it again and again, outside of any ``jit``."""
+    x, edges = jnp.linspace(-2.0, 2.0, BLOCK + 5), jnp.array(EDGES)
+    moved = x + 0.1
+    with jax.log_compiles():
+        counts(x, edges, 0.3)
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        counts(moved, edges, 0.4)
+    assert "Compiling" not in caplog.text

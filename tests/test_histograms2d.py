@@ -81,6 +81,7 @@ def test_small_bandwidth_is_the_hard_histogram(bandwidths):
 @pytest.mark.parametrize(("fold_tails", "block"), [(True, BLOCK), (False, 4)])
 def test_derivatives_are_the_central_differences(fold_tails, block, monkeypatch):
     monkeypatch.setattr(histograms, "BLOCK", block)  # 4: seven events take two blocks
+    jax.clear_caches()  # of what was compiled with the other size of blocks
     inputs = (*sample(7)[:2], X_EDGES, Y_EDGES, np.array(BANDWIDTHS), sample(7)[2])
     flat, unravel = ravel_pytree([jnp.array(a) for a in inputs])
     factors = jnp.arange(1.0, 7.0).reshape(3, 2)

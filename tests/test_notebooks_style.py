@@ -148,3 +148,8 @@ def test_no_file_is_large():
         pytest.skip("not a git checkout")
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     assert not [file for file in files if file.is_file() and file.stat().st_size > 1_000_000]
+
+
+def test_museum_is_linked(path, notebook):
+    if path.name != "museum.ipynb":
+        assert any("](museum.ipynb)" in text for text in markdown(notebook))

@@ -21,7 +21,7 @@ def kde(x, weights, bandwidth=0.4):
 def smeared(bandwidth, events):
     """Derivative of the expected soft counts of a Gaussian that moves."""
     width = np.hypot(1.0, bandwidth)
-    return -events * np.diff(norm.pdf(EDGES, 0.0, width)) * 1.0
+    return -events * np.diff(norm.pdf(EDGES, 0.0, width))
 
 
 @pytest.mark.parametrize("relaxation", [kde, lambda x, w: softmax_counts(x, EDGES, 0.2, w).values])

@@ -9,6 +9,7 @@ Events pass in blocks, so that memory does not grow with events x bins; of Gauss
 many events, not even the time does (``gauss_transform``).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -75,6 +76,7 @@ def kde_counts(
     return direct_kde_counts(x, edges, bandwidth, weights, fold_tails, kernel)
 
 
+@partial(jax.jit, static_argnames=("fold_tails", "kernel"))
 def direct_kde_counts(x, edges, bandwidth, weights, fold_tails=False, kernel="gaussian") -> Counts:
     """The sum over all events that :func:`kde_counts` takes for few of them; nothing is checked."""
 
@@ -119,6 +121,11 @@ def softmax_counts(
     """
     checks.positive("bandwidth", bandwidth)
     edges = _checked_edges(x, edges, weights)
+    return _softmax_counts(x, edges, bandwidth, weights, fold_tails)
+
+
+@partial(jax.jit, static_argnames="fold_tails")
+def _softmax_counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
     # Bins 0 and -1 of this ladder are the tails; the slopes count up from one bin to the next.
     slopes = jnp.arange(edges.shape[0] + 1)
     bandwidth = _not_too_narrow(bandwidth)

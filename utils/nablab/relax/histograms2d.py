@@ -8,7 +8,9 @@ after the other:
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -52,6 +54,11 @@ def kde_counts_2d(
         checks.positive(f"bandwidths[{i}]", bandwidth)
     x, y, x_edges, y_edges, weights = _checked(x, y, x_edges, y_edges, weights)
 
+    return _counts(x, y, x_edges, y_edges, bandwidths, weights, fold_tails)
+
+
+@partial(jax.jit, static_argnames="fold_tails")
+def _counts(x, y, x_edges, y_edges, bandwidths, weights, fold_tails) -> Counts:
     def block_counts(x, y, weights):
         p_x = weights[:, None] * kernel_memberships(x, x_edges, bandwidths[0], fold_tails)
         p_y = kernel_memberships(y, y_edges, bandwidths[1], fold_tails)

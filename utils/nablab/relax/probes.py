@@ -52,7 +52,7 @@ def probe(
     """Compare the gradient of a relaxation, event by event, with the flow over the boundaries.
 
     Under ``vmap`` over samples the mean of ``bias`` is the bias, and the mean of ``variance`` the
-    variance over samples.
+    variance over samples. Call it under ``jit``: outside, it compiles at each call.
 
     Args:
         relaxation: soft counts as a function of ``x`` and ``weights``, such as
