@@ -95,15 +95,16 @@ def test_early_stopping_returns_the_best():
 
 
 def interrupt(monkeypatch, call):
-    """Ctrl-C in the middle of the given step."""
-    calls, step = itertools.count(1), loop._step
+    """Ctrl-C in the middle of the given step; each call makes one step."""
+    calls, advance = itertools.count(1), loop._advance
 
     def interrupted(*arguments):
         if next(calls) == call:
             raise KeyboardInterrupt
-        return step(*arguments)
+        return advance(*arguments)
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(loop, "_advance", interrupted)
+    monkeypatch.setattr(loop, "_more_or_fewer", lambda steps, seconds: 1)
 
 
 @pytest.mark.parametrize("validation", [None, VALIDATION])
@@ -265,3 +266,95 @@ def test_unusable_samples_are_named(name, sample):
 def test_patience_needs_a_validation_sample():
     with pytest.raises(ValueError, match="patience needs a validation sample"):
         run(patience=3)
+
+
+def test_seeds_agree_with_single_trainings():
+    events = {"data": 3.0 + jax.random.normal(KEY, (50,))}
+    starts, keys = [jnp.array(0.0), jnp.array(5.0), jnp.array(2.9)], jax.random.split(KEY, 3)
+    settings = {
+        "optimizer": ADAM, "steps": 60, "batch_size": 20, "check_every": 4, "patience": 3,
+        "snapshot_every": 6, "progress": False,
+    }  # fmt: skip
+    seeds = loop.train_seeds(distance, starts, events, events, keys=keys, **settings)
+    for start, key, seed in zip(starts, keys, seeds, strict=True):
+        single = train(distance, start, events, events, key=key, **settings)
+        assert seed.stopped == single.stopped
+        assert seed.validation_steps == single.validation_steps
+        np.testing.assert_allclose(seed.losses, single.losses, rtol=1e-12)
+        assert float(seed.params) == pytest.approx(float(single.params), rel=1e-12)
+        assert [step for step, _ in seed.snapshots] == [step for step, _ in single.snapshots]
+    assert len({len(seed.losses) for seed in seeds}) > 1  # each stops by itself
+
+
+def test_a_failing_seed_leaves_the_others_alone():
+    def ends_at_two(params, events):
+        return distance(params, events) + jnp.where(params > 2.0, jnp.nan, 0.0)
+
+    with pytest.warns(UserWarning, match="objective's value, nan, is not finite at step 3"):
+        failed, fine = loop.train_seeds(
+            ends_at_two, [jnp.array(0.0), jnp.array(-1e3)], EVENTS,
+            keys=jax.random.split(KEY, 2), optimizer=SGD, steps=5, progress=False,
+        )  # fmt: skip
+    assert (len(failed.losses), len(fine.losses)) == (2, 5)
+    assert float(failed.params) == 2.25
+    assert fine.stopped == "all steps done"
+
+
+def test_every_seed_needs_a_key():
+    with pytest.raises(ValueError, match=r"keys must be one for each of 2 params, got \(3,\)"):
+        loop.train_seeds(
+            distance, [jnp.zeros(())] * 2, EVENTS, keys=jax.random.split(KEY, 3),
+            optimizer=SGD, steps=1,
+        )  # fmt: skip
+
+
+def test_groups_with_their_own_rates_a_limit_and_a_frozen_one():
+    def misfit(params, events):
+        return sum(jnp.sum((p - 1.0) ** 2) for p in jax.tree.leaves(params))
+
+    names = ("fast", "slow", "limited", "frozen")
+    optimizer = optax.partition(
+        {
+            "fast": optax.sgd(0.25),
+            "slow": optax.sgd(0.05),
+            "limited": optax.chain(optax.sgd(0.25), loop.clamped(-0.1, 0.6)),
+            "frozen": optax.set_to_zero(),
+        },
+        {name: name for name in names},
+    )
+    start = {name: {"weights": jnp.zeros(2)} for name in names}
+    training = train(
+        misfit, start, EVENTS, optimizer=optimizer, steps=4, key=KEY, snapshot_every=1,
+        progress=False,
+    )  # fmt: skip
+    values = {name: float(tree["weights"][0]) for name, tree in training.params.items()}
+    # Rate r multiplies the distance to 1 by 1 - 2 r at each step.
+    assert values["fast"] == pytest.approx(1 - 0.5**4, rel=1e-12)
+    assert values["slow"] == pytest.approx(1 - 0.9**4, rel=1e-12)
+    assert (values["limited"], values["frozen"]) == (0.6, 0.0)
+    assert float(training.snapshots[1][1]["limited"]["weights"][0]) == 0.5
+
+
+def test_a_limited_parameter_comes_back():
+    limited = optax.chain(optax.sgd(0.25), loop.clamped(0.0, 0.5))
+    state, params = limited.init(jnp.array(0.4)), jnp.array(0.4)
+    for gradient, expected in [(-4.0, 0.5), (-4.0, 0.5), (1.0, 0.25), (4.0, 0.0)]:
+        updates, state = limited.update(jnp.array(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        assert float(params) == expected
+
+
+def test_many_steps_run_in_one_call(monkeypatch):
+    calls, advance = [], loop._advance
+
+    def counted(*arguments):
+        calls.append(arguments[-1])
+        return advance(*arguments)
+
+    monkeypatch.setattr(loop, "_advance", counted)
+    training = run(steps=1000)
+    assert len(training.losses) == 1000
+    assert len(calls) < 20
+    calls.clear()
+    run(steps=40, validation=VALIDATION, check_every=15, snapshot_every=10)
+    assert {10, 15, 20, 30, 40} <= set(calls)
