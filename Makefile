@@ -16,7 +16,7 @@ export NABLAB_DATA := $(abspath $(NABLAB_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint execute benchmark lock clean
+.PHONY: help lab test lint execute benchmark inferno lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,7 +43,12 @@ execute: $(INSTALLED) ## run the notebooks again and store their outputs (NB=03_
 benchmark: export JAX_PLATFORMS = cpu
 benchmark: $(INSTALLED) ## compare speed and results with other packages
 	$(PIP) install --quiet --constraint requirements.lock --editable '.[benchmark]'
-	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out %/inferno.py,$(wildcard tests/benchmarks/*.py)); do \
+		$(BIN)/python $$script; done
+
+inferno: export JAX_PLATFORMS = cpu
+inferno: $(INSTALLED) ## train INFERNO's table, 30 times (an hour; goes on where it was interrupted)
+	$(BIN)/python tests/benchmarks/inferno.py
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer versions)
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \

@@ -378,8 +378,13 @@ def p0(model: Model, data: Float[Numbers, "data"]) -> PValues:
     return PValues(norm.sf(_root(observed.value)), norm.sf(BAND + root_asimov), certificates)
 
 
-@jax.jit
-def expected_p0(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> PValues:
-    """Expected discovery p-value and its band for signal strength ``mu``, before any data."""
-    root_asimov, fit = _root_asimov(model, model.parameters(mu), 0.0)
+@partial(jax.jit, static_argnames="hold")
+def expected_p0(
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+) -> PValues:
+    """Expected discovery p-value and its band for signal strength ``mu``, before any data.
+
+    ``hold`` says where the gradient stops in the Asimov data, see :func:`asimov_data`.
+    """
+    root_asimov, fit = _root_asimov(model, model.parameters(mu), 0.0, hold)
     return PValues(jnp.full((), jnp.nan), norm.sf(BAND + root_asimov), (fit.certificate,))

@@ -4,6 +4,7 @@ An objective of a training is a plain function ``objective(params, events) -> sc
 functions here are its last step: from yields, or from a likelihood, to one number.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import fisher, hypotests
+from nablab.infer import fisher, hypotests, limits
 from nablab.infer.histfactory import Model
 
 # Fewer background events than this count as this many: the formula diverges at 0.
@@ -91,16 +92,135 @@ def asimov_significance(
     return jnp.where(few, from_integral, jnp.sqrt(2.0 * closed))
 
 
-def log_cls(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
-    """Logarithm of the median expected CLs of signal strength ``mu``: small is a strong limit."""
-    return jnp.log(hypotests.expected_cls(model, mu).median)
+def s_over_sqrt_b(
+    signal: Float[Numbers, "*bins"] | float, background: Float[Numbers, "*bins"] | float
+) -> Float[Array, "*bins"]:
+    """The rule of thumb for a significance: for S far below B, and without uncertainties.
+
+    Fewer than 1e-9 background events count as 1e-9, as in :func:`asimov_significance`.
+
+    Raises:
+        ValueError: an entry is negative or not finite.
+    """
+    checks.positive("signal", signal, allow_zero=True)
+    checks.positive("background", background, allow_zero=True)
+    return jnp.asarray(signal, dtype=float) / jnp.sqrt(jnp.maximum(background, SMALLEST_BACKGROUND))
 
 
-def log_p0(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
+def balanced_cross_entropy(
+    signal: Float[Numbers, "events"], *backgrounds: Float[Numbers, "events"]
+) -> Float[Array, ""]:
+    """Cross-entropy with equal total weight of signal and background.
+
+    Args:
+        signal: output of the network, before the sigmoid, for signal events.
+        backgrounds: the same for background events. Several samples share the weight: with the
+            systematic variations beside the nominal one, this is training with augmented data.
+
+    Raises:
+        ValueError: no background.
+    """
+    if not backgrounds:
+        raise ValueError("backgrounds: give at least one sample")
+    losses = [jnp.mean(jax.nn.softplus(logits.astype(float))) for logits in backgrounds]
+    return jnp.mean(jax.nn.softplus(-signal.astype(float))) / 2 + sum(losses) / (2 * len(losses))
+
+
+def poi_variance(
+    counts: Float[Array, "bins"],
+    slopes: Float[Array, "parameters bins"],
+    widths: Float[Numbers, "parameters"] | None = None,
+) -> Float[Array, ""]:
+    """INFERNO: variance of the first parameter, all others profiled (arXiv:1806.04743).
+
+    Args:
+        counts: expected events of each bin; empty bins hold no information.
+        slopes: derivative of the counts in each parameter, that of interest first. For nuisance
+            parameters that move events it comes from ``jax.jacfwd``.
+        widths: standard deviation of the constraint of each parameter, infinite where there is
+            none; all infinite if absent.
+
+    Returns:
+        The element of the inverse Fisher information, in units of the parameter squared.
+    """
+    filled = counts > 0
+    weights = jnp.where(filled, 1.0 / jnp.where(filled, counts, 1.0), 0.0)
+    information = (slopes * weights) @ slopes.T
+    if widths is not None:
+        information += jnp.diag(1.0 / jnp.asarray(widths) ** 2)
+    return jnp.linalg.inv(information)[0, 0]
+
+
+def log_cls(
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+) -> Float[Array, ""]:
+    """Logarithm of the median expected CLs of signal strength ``mu``: small is a strong limit.
+
+    ``hold`` says where the gradient stops in the Asimov data, see ``hypotests.asimov_data``.
+    """
+    return jnp.log(hypotests.expected_cls(model, mu, hold).median)
+
+
+def log_p0(
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+) -> Float[Array, ""]:
     """Logarithm of the median discovery p-value expected for signal strength ``mu``."""
-    return jnp.log(hypotests.expected_p0(model, mu).median)
+    return jnp.log(hypotests.expected_p0(model, mu, hold).median)
+
+
+def log_cls_and_p0(
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, weight: Float[Numbers, ""] | float = 0.5
+) -> Float[Array, ""]:
+    """A limit and a discovery at once: ``weight`` log p0 + (1 - ``weight``) log CLs."""
+    return weight * log_p0(model, mu) + (1 - weight) * log_cls(model, mu)
+
+
+def log_limit(model: Model, level: Float[Numbers, ""] | float = 0.05) -> Float[Array, ""]:
+    """Logarithm of the median expected upper limit on the signal strength."""
+    return jnp.log(limits.expected_upper_limit(model, level).median)
 
 
 def sigma_mu(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
     """Expected standard deviation of the signal strength at ``mu`` (INFERNO, arXiv:1806.04743)."""
     return fisher.poi_uncertainty(model, mu)
+
+
+def log_generalised_variance(
+    model: Model, mu: Float[Numbers, ""] | float = 1.0
+) -> Float[Array, ""]:
+    """Logarithm of the determinant of the expected covariance of all free parameters at ``mu``.
+
+    The volume of the joint confidence region: small if signal strength *and* nuisance parameters
+    are measured well, which is not always wanted (D-optimality; over-constraints).
+    """
+    information = fisher.information(model, model.parameters(mu))
+    return -jnp.linalg.slogdet(information + jnp.diag(model.fixed * 1.0))[1]
+
+
+def dependence(
+    counts: Float[Array, "bins"], slopes: Float[Array, "parameters bins"]
+) -> Float[Array, ""]:
+    """How much a histogram moves with nuisance parameters: a penalty beside an objective.
+
+    The mean over bins and parameters of the squared relative change per standard deviation; 0 where
+    the histogram knows nothing of them (Wunsch et al., Comput. Softw. Big Sci. 4 (2020) 5, with the
+    derivative in the place of their difference). It asks for more than the result needs: see
+    notebook 10.
+
+    Args:
+        counts: expected events of each bin, all above 0.
+        slopes: derivative of the counts in each nuisance parameter, in units of its uncertainty.
+    """
+    return jnp.mean((slopes / counts) ** 2)
+
+
+def reversed_gradient(
+    x: Float[Array, "*shape"], strength: Float[Numbers, ""] | float = 1.0
+) -> Float[Array, "*shape"]:
+    """``x``, with its derivative multiplied by ``-strength``: what an adversary feeds on.
+
+    An adversary that minimises its own loss on ``reversed_gradient(observable)`` makes the network
+    behind the observable maximise it, in one training (Ganin and Lempitsky, arXiv:1409.7495;
+    against nuisance parameters: Louppe, Kagan and Cranmer, arXiv:1611.01046).
+    """
+    return (1 + strength) * jax.lax.stop_gradient(x) - strength * x
