@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from models import MU, channel, shapesys
+from models import MU, channel, histosys, shapesys
 from scipy.special import expit
 from scipy.stats import norm
 
+from nablab.infer import fisher
 from nablab.infer.histfactory import Model
 from nablab.train import objectives
 from nablab.train.objectives import asimov_significance, cross_entropy
@@ -261,3 +262,95 @@ def test_measurement_has_its_closed_form():
     for mu in (0.0, 1.0):
         expected = np.sqrt(mu * s + b + sigma**2) / s
         assert float(sigma_mu(model, mu)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_rule_of_thumb():
+    np.testing.assert_allclose(
+        objectives.s_over_sqrt_b(np.array([2.0, 0.0]), np.array([16.0, 4.0])), [0.5, 0.0]
+    )
+    assert float(objectives.s_over_sqrt_b(1.0, 0.0)) == pytest.approx(1e9**0.5)
+    # The limit of the full formula for little signal.
+    full = asimov_significance(1e-3, 100.0)
+    assert float(objectives.s_over_sqrt_b(1e-3, 100.0)) == pytest.approx(float(full), rel=1e-5)
+    with pytest.raises(ValueError, match=r"signal\[1\] is -1.0"):
+        objectives.s_over_sqrt_b(np.array([1.0, -1.0]), np.array([2.0, 2.0]))
+
+
+def test_balanced_cross_entropy_is_a_weighted_one():
+    signal, nominal, varied = (jnp.array(x) for x in ([0.3, 2.0], [-1.0, 0.5, 0.0], [4.0]))
+    logits = jnp.concatenate([signal, nominal, varied])
+    labels = jnp.array([1.0, 1, 0, 0, 0, 0])
+    weights = jnp.array([1 / 2, 1 / 2, 1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    expected = cross_entropy(logits, labels, weights)
+    found = objectives.balanced_cross_entropy(signal, nominal, varied)
+    assert float(found) == pytest.approx(float(expected), rel=1e-12)
+    only = objectives.balanced_cross_entropy(signal, nominal)
+    expected = cross_entropy(logits[:5], labels[:5], jnp.array([1 / 2] * 2 + [1 / 3] * 3))
+    assert float(only) == pytest.approx(float(expected), rel=1e-12)
+    with pytest.raises(ValueError, match="backgrounds: give at least one sample"):
+        objectives.balanced_cross_entropy(signal)
+
+
+def test_poi_variance_is_that_of_the_model():
+    """A shape and a rate uncertainty: HistFactory's Fisher information is the reference."""
+    signal, background = np.array([3.0, 8.0, 2.0]), np.array([50.0, 30.0, 20.0])
+    down, up = np.array([47.0, 31.0, 20.5]), np.array([53.0, 29.0, 19.5])
+    model = Model.from_spec(histosys(signal, background, down, up))
+    slopes = jnp.array([signal, (up - down) / 2])
+    variance = objectives.poi_variance(
+        jnp.array(signal + background), slopes, np.array([np.inf, 1.0])
+    )
+    assert float(objectives.sigma_mu(model)) == pytest.approx(float(variance) ** 0.5, rel=1e-9)
+    # An empty bin changes nothing.
+    wider = objectives.poi_variance(
+        jnp.append(signal + background, 0.0),
+        jnp.pad(slopes, ((0, 0), (0, 1))),
+        np.array([np.inf, 1.0]),
+    )
+    assert float(wider) == pytest.approx(float(variance), rel=1e-12)
+
+
+def test_generalised_variance_is_the_determinant():
+    model = Model.from_spec(histosys([3.0, 8.0], [50.0, 30.0], [47.0, 31.0], [53.0, 29.0]))
+    covariance = np.linalg.inv(fisher.information(model, model.parameters(1.0)))
+    expected = np.log(np.linalg.det(covariance))
+    assert float(objectives.log_generalised_variance(model)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_mixture_of_limit_and_discovery():
+    model = Model.from_spec(shapesys([5.0, 11.0], [50.0, 50.0], [5.0, 5.0]))
+    cls, p0 = objectives.log_cls(model), objectives.log_p0(model)
+    mixed = objectives.log_cls_and_p0(model, weight=0.3)
+    assert float(mixed) == pytest.approx(float(0.3 * p0 + 0.7 * cls), rel=1e-12)
+    assert float(cls) != pytest.approx(float(p0), rel=0.01)
+
+
+def test_limit_is_where_cls_is_five_percent():
+    model = Model.from_spec(shapesys([5.0, 11.0], [50.0, 50.0], [5.0, 5.0]))
+    limit = jnp.exp(objectives.log_limit(model))
+    assert float(jnp.exp(objectives.log_cls(model, limit))) == pytest.approx(0.05, rel=1e-8)
+
+
+@pytest.mark.parametrize("objective", [objectives.log_cls, objectives.log_p0])
+def test_held_data_change_the_gradient_only(objective):
+    def value(scale, hold):
+        yields, background = scale * jnp.array([5.0, 11.0]), scale**2 * jnp.array([50.0, 50.0])
+        return objective(Model.from_spec(shapesys(yields, background, [5.0, 5.0])), 1.0, hold)
+
+    values, slopes = zip(*(jax.value_and_grad(value)(1.0, h) for h in (None, "data")), strict=True)
+    assert float(values[0]) == float(values[1])
+    assert abs(float(slopes[0] - slopes[1])) > 0.1
+
+
+def test_dependence_is_the_mean_square_of_relative_changes():
+    counts, slopes = jnp.array([10.0, 20.0]), jnp.array([[1.0, -4.0], [0.0, 0.0]])
+    assert float(objectives.dependence(counts, slopes)) == pytest.approx((0.01 + 0.04) / 4)
+    assert float(objectives.dependence(3 * counts, 3 * slopes)) == pytest.approx(0.0125)
+
+
+def test_reversed_gradient():
+    x = jnp.array([0.3, -2.0])
+    np.testing.assert_allclose(objectives.reversed_gradient(x, 0.7), x, rtol=1e-15)
+    for derivative in (jax.jacfwd, jax.jacrev):
+        slope = derivative(lambda x: objectives.reversed_gradient(x, 0.7))(x)
+        np.testing.assert_allclose(slope, -0.7 * np.eye(2), atol=1e-15)

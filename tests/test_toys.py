@@ -144,3 +144,34 @@ def test_moving_gaussian_moments():
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
         bad()
+
+
+def test_inferno_has_the_moments_of_the_code():
+    sample = toys.inferno(KEY, 200_000)
+    signal, background = (np.asarray(sample[name]) for name in ("signal", "background"))
+    # Mean and variance of each feature; their errors are 0.2 % to 1 %.
+    np.testing.assert_allclose(signal.mean(axis=0), [0, 0, 0.5], atol=0.012)
+    np.testing.assert_allclose(signal.var(axis=0), [1, 1, 0.25], rtol=0.02)
+    np.testing.assert_allclose(background.mean(axis=0), [2, 0, 1 / 3], atol=0.03)
+    np.testing.assert_allclose(background.var(axis=0), [5, 9, 1 / 9], rtol=0.02)
+    correlations = np.corrcoef(np.concatenate([signal, background], axis=1).T)
+    assert np.abs(correlations - np.eye(6)).max() < 0.015
+
+
+def test_inferno_background_moves_every_event():
+    nominal = toys.inferno(KEY, 50)["background"]
+    np.testing.assert_array_equal(toys.inferno_background(nominal), nominal)
+    moved = toys.inferno_background(nominal, shift=0.3, rate=1.5)
+    np.testing.assert_allclose(moved, nominal * jnp.array([1, 1, 2]) + jnp.array([0.3, 0, 0]))
+    slope = jax.jit(jax.jacfwd(lambda rate: toys.inferno_background(nominal, rate=rate)))(3.0)
+    np.testing.assert_allclose(slope[:, 2], -nominal[:, 2] / 3)
+
+
+def test_inferno_refuses_impossible_nuisances():
+    nominal = toys.inferno(KEY, 5)["background"]
+    with pytest.raises(ValueError, match=r"rate is 0\.0: it must be greater than 0"):
+        toys.inferno_background(nominal, rate=0.0)
+    with pytest.raises(ValueError, match="shift is nan: not finite"):
+        toys.inferno_background(nominal, shift=np.nan)
+    with pytest.raises(ValueError, match="events is 0"):
+        toys.inferno(KEY, 0)

@@ -212,4 +212,4 @@ def inferno_background(
     checks.finite("shift", shift)
     checks.positive("rate", rate)
     first, second, third = jnp.asarray(nominal).T
-    return jnp.stack([first + shift, second, third * 3.0 / rate], axis=1)
+    return jnp.stack([first + shift, second, third * (3.0 / rate)], axis=1)

@@ -108,7 +108,7 @@ def s_over_sqrt_b(
 
 
 def balanced_cross_entropy(
-    signal: Float[Numbers, "events"], *backgrounds: Float[Numbers, "events"]
+    signal: Float[Numbers, "_"], *backgrounds: Float[Numbers, "_"]
 ) -> Float[Array, ""]:
     """Cross-entropy with equal total weight of signal and background.
 
