@@ -344,6 +344,11 @@ def test_a_limited_parameter_comes_back():
         assert float(params) == expected
 
 
+def test_impossible_limits_are_refused():
+    with pytest.raises(ValueError, match=r"low must not be above high: low=0\.2, high=0\.1"):
+        loop.clamped(0.2, 0.1)
+
+
 def test_many_steps_run_in_one_call(monkeypatch):
     calls, advance = [], loop._advance
 

@@ -159,8 +159,14 @@ def train_seeds(
 def clamped(low, high) -> optax.GradientTransformation:
     """The last link of ``optax.chain``: parameters stay between ``low`` and ``high``.
 
-    A parameter that would leave is put on its limit, so that it can come back at the next step.
+    A parameter that would leave is put on its limit (up to rounding), and can come back at the next
+    step.
+
+    Raises:
+        ValueError: ``low`` is above ``high``.
     """
+    if np.any(np.asarray(low) > np.asarray(high)):
+        raise ValueError(f"low must not be above high: low={low}, high={high}")
 
     def update(updates, state, params):
         inside = jax.tree.map(lambda p, u: jnp.clip(p + u, low, high) - p, params, updates)
