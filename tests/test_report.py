@@ -2,10 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 
+from nablab.infer.histfactory import Model
+from nablab.train import robustness
+from nablab.train.coverage import coverage
 from nablab.train.report import Report, report
+from nablab.train.second_sample import second_sample
 
 KEY = jax.random.key(8)
 PARAMS = {"threshold": jnp.array(0.5)}
@@ -135,3 +140,68 @@ def test_bootstrap_value_that_is_not_finite_is_refused():
 
     with pytest.raises(ValueError, match=r"not finite .* on \d+ of 200 bootstrap samples"):
         make(log_yield, held_out=held_out)
+
+
+def counting_model(params, events):
+    """Hard histograms of two bins, with an uncertainty of each background bin."""
+
+    def counts(sample, expected):
+        above = jnp.mean(events[sample] > params["threshold"], dtype=float)
+        return expected * jnp.stack([1.0 - above, above])
+
+    background = counts("background", 60.0)
+    return Model.from_spec(models.shapesys(counts("signal", 30.0), background, 0.1 * background))
+
+
+@pytest.fixture(scope="module")
+def with_tables():
+    trained_on = {name: sample[::2] + 1.0 for name, sample in HELD_OUT.items()}
+    return make(hard_fraction, bootstraps=20, model=counting_model, trained_on=trained_on)
+
+
+def test_tables_are_those_of_the_model_of_the_held_out_events(with_tables):
+    model = counting_model(PARAMS, HELD_OUT)
+    cls, mu, constraints, own, second, crossed = with_tables.tables
+    assert cls == robustness.robustness(model, robustness.observed_cls).table
+    assert mu == robustness.robustness(model, robustness.best_mu, mu=1.0).table
+    assert constraints == robustness.constraints(model).table
+    assert own.title == "coverage of mu = 1 in 1000 toys" and own.rows[0][2] == "right"
+    assert second.title.endswith("first: the events of the training, second: held-out events")
+    assert crossed.title.startswith("coverage of mu = 1 in 1000 toys; templates from the events of")
+
+
+def test_templates_of_the_training_are_tried_on_held_out_events(with_tables):
+    """The training has seen events that are shifted by 1: wrong templates."""
+    trained_on = {name: sample[::2] + 1.0 for name, sample in HELD_OUT.items()}
+    numbers = robustness.observed_cls, counting_model, PARAMS
+    second = second_sample(*numbers, trained_on, HELD_OUT, KEY, bootstraps=20)
+    rows = with_tables.tables[4].rows
+    assert [row[1] for row in rows] == [row[1] for row in second.table.rows]
+    wrong, truth = (counting_model(PARAMS, events) for events in (trained_on, HELD_OUT))
+    expected = coverage(wrong, truth, KEY)
+    assert expected.verdicts[0] == "too low"
+    shown = float(with_tables.tables[5].rows[0][1].split()[0])
+    assert shown == pytest.approx(100 * expected.fractions[0], abs=6)  # other toys
+
+
+def test_tables_are_shown_after_the_quoted_number(with_tables):
+    """Which does not depend on them."""
+    without = make(hard_fraction, bootstraps=20)
+    assert without.tables == ()
+    parts = str(with_tables).split("\n\n")
+    assert parts[0] == str(without)
+    assert parts[1:] == [str(table) for table in with_tables.tables]
+    html = with_tables._repr_html_()
+    assert html.startswith(without._repr_html_())
+    assert html.count("<table>") == 7
+    assert html.endswith(with_tables.tables[-1]._repr_html_())
+
+
+def test_tables_without_events_of_the_training():
+    result = make(hard_fraction, bootstraps=20, model=counting_model)
+    assert len(result.tables) == 4
+
+
+def test_events_of_the_training_need_a_model():
+    with pytest.raises(ValueError, match="trained_on needs a model"):
+        make(hard_fraction, trained_on=HELD_OUT)

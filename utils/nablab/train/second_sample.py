@@ -1,0 +1,174 @@
+"""Does a result survive on a second simulated sample, or was it a fluctuation of the first?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from nablab import checks
+from nablab.infer.histfactory import Model
+from nablab.train.coverage import as_measured, same_structure
+from nablab.train.loop import draw
+from nablab.train.robustness import Number, best_mu, name_of, scalar
+from nablab.train.tables import Shown, Table, two_digits
+
+# Quantiles of the bootstrap samples. Where the intervals of two numbers do not overlap, the numbers
+# are about 3 standard deviations apart (2 each way, in quadrature).
+INTERVAL = 0.025, 0.975
+PAIRS = ("first, first", "first, second", "second, second")
+
+
+@dataclass(frozen=True)
+class SecondSample(Shown):
+    """A number with templates and data from two samples, and the signal strength across them.
+
+    Attributes:
+        name: of the number.
+        mu: true signal strength in the data of the number.
+        values: of the number: templates and data from the first sample, templates from the first
+            and data from the second, both from the second.
+        intervals: [3, 2]: their 95 % intervals, from bootstrap samples of both.
+        fitted_mu: best fit with templates from the first sample to data from the second that have
+            a signal strength of 1.
+        mu_interval: its 95 % interval.
+        bootstraps: how many bootstrap samples.
+        failed: how many of them gave something that is not finite, and are left out.
+    """
+
+    name: str
+    mu: float
+    values: np.ndarray
+    intervals: np.ndarray
+    fitted_mu: float
+    mu_interval: np.ndarray
+    bootstraps: int
+    failed: int
+
+    @property
+    def survives(self) -> bool:
+        """Whether the intervals of the number from either sample alone overlap."""
+        (low, high), _, (other_low, other_high) = self.intervals
+        return bool(low <= other_high and other_low <= high)
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether a signal strength of 1 is within the interval of the best fit."""
+        low, high = self.mu_interval
+        return bool(low <= 1.0 <= high)
+
+    @property
+    def table(self) -> Table:
+        """A row for each pair of samples, and the verdicts in words."""
+        rows = [
+            (pair, *map(two_digits, (value, *interval)))
+            for pair, value, interval in zip(PAIRS, self.values, self.intervals, strict=True)
+        ]
+        rows.append(("best-fit mu of 1", *map(two_digits, (self.fitted_mu, *self.mu_interval))))
+        survives = "survives" if self.survives else "DOES NOT SURVIVE: it was a fluctuation"
+        notes = [
+            f"On the second sample the value of the first {survives} (intervals of first, first "
+            f"and second, second {'overlap' if self.survives else 'do not overlap'})."
+        ]
+        bias = "unbiased within the fluctuations" if self.unbiased else "BIASED"
+        notes.append(f"Templates from the first, data from the second: best-fit mu is {bias}.")
+        if self.failed:
+            notes.append(f"{self.failed} of {self.bootstraps} bootstrap samples failed: left out.")
+        return Table(
+            f"{self.name}, data with mu = {self.mu:g}, from two simulated samples",
+            ("templates, data", "value", "95 % from", "to"),
+            rows,
+            notes,
+        )
+
+
+def second_sample(
+    number: Number,
+    build: Callable[[PyTree, PyTree], Model],
+    params: PyTree,
+    first: dict[str, PyTree],
+    second: dict[str, PyTree],
+    key: PRNGKeyArray,
+    mu: float | int = 0.0,
+    bootstraps: int = 200,
+) -> SecondSample:
+    """Compare a number between two independent simulated samples.
+
+    Templates of too few events fluctuate, and a training can learn to like the fluctuations: with
+    data expected from the same events they look like knowledge. With ``first`` the events of the
+    training and ``second`` others this shows as a value that the second sample does not have, and
+    as a best-fit signal strength that is not 1.
+
+    Args:
+        number: of ``(model, data)``, such as :func:`nablab.train.robustness.observed_cls`.
+        build: the likelihood as a function of parameters and events, with hard histograms, scaled
+            to the luminosity whatever the number of events is.
+        params: the trained parameters.
+        first: the events that the templates are made of.
+        second: other events of the same processes.
+        key: random key of the bootstrap samples.
+        mu: true signal strength in the data of ``number``.
+        bootstraps: how many of them.
+
+    Raises:
+        ValueError: ``build`` returns no model, or models of different structure, the number is no
+            scalar, ``mu`` is not finite, or fewer than 2 bootstrap samples.
+    """
+    checks.finite("mu", mu)
+    if bootstraps < 2:
+        raise ValueError(f"bootstraps is {bootstraps}: it must be at least 2")
+    models = [build(params, events) for events in (first, second)]
+    for model in models:
+        if not isinstance(model, Model):
+            raise ValueError(f"build must return a Model, got {type(model).__name__}")
+    same_structure("the model of second", models[1], models[0])
+    keys = jax.random.split(key, bootstraps + 1)
+    found = np.array(_compared(number, build, params, first, second, keys, float(mu)))
+    nominal, fluctuated = found[0], found[1:]
+    good = np.isfinite(fluctuated).all(axis=1)
+    some = fluctuated[good] if good.any() else np.full((1, 4), np.nan)
+    intervals = np.quantile(some, INTERVAL, axis=0).T
+    return SecondSample(
+        name_of(number),
+        float(mu),
+        nominal[:3],
+        intervals[:3],
+        float(nominal[3]),
+        intervals[3],
+        bootstraps,
+        int(np.sum(~good)),
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _compared(number, build, params, first, second, keys, mu):
+    """The three values and the best-fit mu: of the samples, then of bootstrap samples of them."""
+
+    def one(place_and_key):
+        place, key = place_and_key
+        models = []
+        for events, sample_key in zip((first, second), jax.random.split(key), strict=True):
+            drawn = draw(sample_key, events)
+            events = jax.tree.map(lambda all, some: jnp.where(place == 0, all, some), events, drawn)
+            models.append(build(params, events))
+        own, other = models
+
+        def crossed(mu):
+            return as_measured(own, other, other.expected_data(other.parameters(mu)))
+
+        data = [own.expected_data(own.parameters(mu)), crossed(mu)]
+        data = jnp.stack([*data, other.expected_data(other.parameters(mu))])
+
+        def value(pair):
+            fitted = jax.tree.map(
+                lambda ours, theirs: jnp.where(pair < 2, ours, theirs), own, other
+            )
+            return scalar(number, fitted, data[pair])
+
+        values = jax.lax.map(value, jnp.arange(len(PAIRS)))  # compiled once for all three
+        return jnp.append(values, best_mu(own, crossed(1.0)))
+
+    return jax.lax.map(one, (jnp.arange(len(keys)), keys))
