@@ -1,5 +1,8 @@
 """The INFERNO problem against the exact likelihood, the published table, and finite differences."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,7 @@ from nablab.train import inferno, objectives
 EXACT = np.array([14.705, 15.503, 15.634, 15.605, 16.877])
 OPTIMAL = np.array([14.993, 19.371, 24.784, 22.203, 28.136])
 SCATTER = np.array([0.051, 0.236, 0.466, 0.248, 0.542])
+STORED = Path(__file__).parent / "benchmarks" / "inferno.json"
 
 
 def densities(x, shift=0.0, rate=3.0):
@@ -138,3 +142,44 @@ def test_bins_without_signal_or_background_are_left_out():
         inferno.probability_bins(lambda x: x)(jnp.array([0.0, 0.0999, 0.1, 0.55, 1.0])),
         [0, 0, 1, 5, 9],
     )
+
+
+def stored(sample):
+    """Uncertainties [seeds, benchmarks] of each loss, from ``make inferno``."""
+    rows = json.loads(STORED.read_text())["trainings"]
+    losses = ["classifier", *(f"INFERNO {k}" for k in range(5))]
+    found = {
+        loss: np.array([row[sample] for row in rows if row["loss"] == loss]) for loss in losses
+    }
+    assert all(values.shape == (5, 5) for values in found.values())
+    return found
+
+
+def test_stored_classifier_is_the_published_one():
+    """Medians of five seeds, in the bands that sampling allows."""
+    bands = [(14.9, 15.1), (18.7, 19.6), (23.2, 25.3), (21.2, 22.7), (26.0, 28.8)]
+    medians = np.median(stored("validation")["classifier"], axis=0)
+    for median, (low, high) in zip(medians, bands, strict=True):
+        assert low < median < high
+
+
+def test_stored_trainings_are_the_published_ones():
+    """On the larger sample: that of the paper adds 0.3 % to 2 % of its own."""
+    table = stored("test")
+    for benchmark, published in enumerate([15.51, 16.79, 16.95, 16.89, 18.68]):
+        matched = table[f"INFERNO {benchmark}"][:, benchmark]
+        assert 0.99 * published < np.median(matched) < 1.015 * published
+        assert np.all(matched < 1.04 * published)
+    for sample in ("validation", "test"):
+        assert all(np.all(values > EXACT) for values in stored(sample).values())
+
+
+def test_stored_table_has_the_published_structure():
+    table = stored("test")
+    medians = {loss: np.median(values, axis=0) for loss, values in table.items()}
+    assert medians["INFERNO 2"][2] / medians["classifier"][2] == pytest.approx(0.71, abs=0.03)
+    # Those that know both shapes agree wherever one of them floats ...
+    with_both = np.array([medians[f"INFERNO {k}"][1:] for k in (2, 3, 4)])
+    assert np.all(np.ptp(with_both, axis=0) < 0.01 * with_both.mean(axis=0))
+    # ... and the one that knows neither depends on its seed.
+    assert np.all(table["INFERNO 0"][:, 1:].std(axis=0) > 0.01 * medians["INFERNO 0"][1:])
