@@ -47,7 +47,7 @@ benchmark: $(INSTALLED) ## compare speed and results with other packages
 		$(BIN)/python $$script; done
 
 inferno: export JAX_PLATFORMS = cpu
-inferno: $(INSTALLED) ## train INFERNO's table, 30 times (an hour; goes on where it was interrupted)
+inferno: $(INSTALLED) ## train INFERNO's table, 30 times (under an hour; goes on where it was interrupted)
 	$(BIN)/python tests/benchmarks/inferno.py
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer versions)

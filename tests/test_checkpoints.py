@@ -2,6 +2,7 @@
 
 import itertools
 
+import interruption
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,17 +44,6 @@ def same_bits(first, second):
     return all(np.array_equal(a, b) for a, b in zip(leaves, others, strict=True))
 
 
-def interrupt_at(monkeypatch, call):
-    calls, advance = itertools.count(1), loop._advance
-
-    def interrupted(*arguments):
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        return advance(*arguments)
-
-    monkeypatch.setattr(loop, "_advance", interrupted)
-
-
 @pytest.mark.parametrize("calls", [[1], [2, 3], [5, 1, 4]])
 def test_resumed_training_is_identical(calls, tmp_path, monkeypatch):
     whole = train()
@@ -61,7 +51,7 @@ def test_resumed_training_is_identical(calls, tmp_path, monkeypatch):
     lengths = []
     for call in calls:
         with monkeypatch.context() as patch:
-            interrupt_at(patch, call)
+            interruption.at_call(patch, loop, "_advance", call)
             stopped = train(path)
         assert stopped.stopped == "interrupted"
         lengths.append(len(stopped.losses))
@@ -70,7 +60,7 @@ def test_resumed_training_is_identical(calls, tmp_path, monkeypatch):
     assert same_bits(train(path), whole)
     assert len(whole.validation_losses) == 6
     # A training that has ended is read from the file: nothing runs.
-    interrupt_at(monkeypatch, 1)
+    interruption.at_call(monkeypatch, loop, "_advance", 1)
     assert same_bits(train(path), whole)
 
 
@@ -119,7 +109,7 @@ def test_seeds_resume_too(tmp_path, monkeypatch):
 
     whole = run()
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 4)
+        interruption.at_call(patch, loop, "_advance", 4)
         assert {training.stopped for training in run(path)} == {"interrupted"}
     for resumed, expected in zip(run(path), whole, strict=True):
         assert same_bits(resumed, expected)

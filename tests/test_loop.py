@@ -1,7 +1,6 @@
 """The training loop: what it learns, keeps, draws, compiles and refuses."""
 
-import itertools
-
+import interruption
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,14 +95,7 @@ def test_early_stopping_returns_the_best():
 
 def interrupt(monkeypatch, call):
     """Ctrl-C in the middle of the given step; each call makes one step."""
-    calls, advance = itertools.count(1), loop._advance
-
-    def interrupted(*arguments):
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        return advance(*arguments)
-
-    monkeypatch.setattr(loop, "_advance", interrupted)
+    interruption.at_call(monkeypatch, loop, "_advance", call)
     monkeypatch.setattr(loop, "_more_or_fewer", lambda steps, seconds: 1)
 
 

@@ -2,11 +2,11 @@
 
 ``make inferno`` trains them with the recipe of the authors' code: plain gradient descent, 200
 passes over 100,000 + 100,000 events, batches of 1,000 + 1,000 (loss 4: 1,500 + 1,500) at a rate of
-1e-6; the classifier 32 + 32 at 1e-3. One thing is added: loss 4 starts with gradients so long that
-single steps throw trainings out for good (one of two did, and ended with all events in one bin), so
-its steps are cut at a length of 0.05. Every training has its checkpoint in ``build/inferno``: after
-an interruption call it again. The results go to ``inferno.json`` beside this file, and notebook 09
-shows them.
+1e-6; the classifier 32 + 32 at 1e-3. One thing is added: the gradients of loss 4 have spikes a
+hundred times as long as the rest, which throw trainings out for good (one of two ended with all
+events in one bin), so its steps are cut at a length of 0.05. Every training has its checkpoint in
+``build/inferno``: after an interruption call it again. The results go to ``inferno.json`` beside
+this file, and notebook 09 shows them.
 """
 
 import json

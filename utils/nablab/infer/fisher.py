@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nablab.checks import Numbers
+from nablab.infer import matrices
 from nablab.infer.histfactory import Model
 
 
@@ -33,9 +34,12 @@ def information(
 def covariance(
     model: Model, parameters: Float[Numbers, "parameters"]
 ) -> Float[Array, "parameters parameters"]:
-    """Inverse of the Fisher information (the Cramer-Rao bound); zeros for fixed parameters."""
+    """Inverse of the Fisher information (the Cramer-Rao bound); zeros for fixed parameters.
+
+    Infinite where the model does not determine all its parameters.
+    """
     fixed = jnp.diag(model.fixed * 1.0)
-    return jnp.linalg.inv(information(model, parameters) + fixed) - fixed
+    return matrices.inverse(information(model, parameters) + fixed) - fixed
 
 
 @jax.jit

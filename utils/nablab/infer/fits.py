@@ -5,7 +5,6 @@ differentiated: at the minimum the conditions of Karush, Kuhn and Tucker hold, a
 function theorem turns their derivatives into that of x*. Parameters at a bound stay there.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,9 +17,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers
+from nablab.infer import matrices
 
-# Up to this size a matrix is inverted in straight-line code, which small fits are faster with.
-UNROLLED = 4
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
 # How much longer steps get where the curvature is negative, which leads away from a maximum.
@@ -196,7 +194,7 @@ def _minimum_jvp(expansion, primals, tangents):
     moved = jnp.where(active, rest_dot, 0.0)
     _, change = jax.jvp(lambda x, args: expansion(x, *args)[1], (x, args), (moved, args_dot))
     free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
-    step = -_inverse(free)[0] @ jnp.where(active, 0.0, change)
+    step = -matrices.eliminated(free)[0] @ jnp.where(active, 0.0, change)
     return x, jnp.where(active, rest_dot, step)
 
 
@@ -296,9 +294,11 @@ def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Ite
         less = jnp.where(state.damping > 0.01, state.damping / 10, 0.0)
         damping = jnp.where(good, less, jnp.maximum(10 * state.damping, 0.01))
         damped = _in_units(hessian, active, unit) + damping * np.eye(size)
-        inverse, smallest = _inverse(damped, make_positive=True)
+        inverse, pivots = matrices.eliminated(damped, make_positive=True)
         direction = -unit * (inverse @ (unit * free))
-        longer = jnp.where(smallest < 0, LONGER * jnp.maximum(state.stretch, 1.0), 1.0)
+        longer = jnp.where(
+            pivots.min(initial=jnp.inf) < 0, LONGER * jnp.maximum(state.stretch, 1.0), 1.0
+        )
         stretch = jnp.where(good, longer, jnp.minimum(state.stretch / 4, 2.0))
         return _Iteration(
             x=x,
@@ -358,7 +358,7 @@ def _certify(end, movable, tolerance) -> Certificate:
     in_units = _in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
     finite = jnp.isfinite(end.value) & jnp.isfinite(norm) & jnp.isfinite(in_units).all()
     # The smallest pivot tells the sign of the smallest eigenvalue at a fraction of its cost.
-    minimum = _inverse(in_units)[1] > 1e-12
+    minimum = matrices.eliminated(in_units)[1].min(initial=jnp.inf) > 1e-12
     status = jnp.where(
         ~finite,
         Status.NOT_FINITE,
@@ -368,64 +368,5 @@ def _certify(end, movable, tolerance) -> Certificate:
             jnp.where(minimum, Status.CONVERGED, Status.NOT_A_MINIMUM),
         ),
     )
-    smallest = _smallest_eigenvalue(jnp.where(finite, in_units, np.eye(len(active))))
+    smallest = matrices.smallest_eigenvalue(jnp.where(finite, in_units, np.eye(len(active))))
     return Certificate(status, norm, smallest, active & movable, end.count)
-
-
-def _smallest_eigenvalue(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Of a symmetric matrix, infinite where it is empty.
-
-    It is the largest one of (bound - matrix), which takes over when that is squared repeatedly.
-    LAPACK has a quicker way, but some compilations of jaxlib 0.10.2 do not find it.
-    """
-    size = matrix.shape[0]
-    if not size:
-        return jnp.full((), jnp.inf)
-    bound = 1.5 * jnp.abs(matrix).sum(axis=0).max()
-
-    def square(_, power):
-        return power @ (power / jnp.abs(power).max())
-
-    power = jax.lax.fori_loop(0, 20, square, bound * np.eye(size) - matrix)
-    vector = power[:, jnp.argmax(jnp.diagonal(power))]
-    vector = vector / jnp.abs(vector).max()
-    return vector @ matrix @ vector / (vector @ vector)
-
-
-def _inverse(
-    matrix: Float[Array, "n n"], make_positive: bool = False
-) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
-    """Inverse by Gauss-Jordan elimination without pivoting, and the smallest pivot.
-
-    Without pivoting this is stable for positive definite matrices, which a minimum has, and the
-    sign of the smallest pivot tells whether the matrix is one. It is written out because
-    batched loops around LAPACK calls have been seen to hang with jax 0.10.2 on two cores, in two of
-    five processes, idle; the cause is not known, and 30 later tries did not show it again.
-
-    ``make_positive`` turns negative pivots around and raises small ones, so that no number grows:
-    the result is the inverse of a positive definite matrix that differs from the given one on the
-    diagonal only (Gill, Murray and Wright, Practical Optimization, 4.4.2.2).
-    """
-    size = matrix.shape[0]
-    index = np.arange(size)
-    largest = jnp.diagonal(matrix).max(initial=1.0)
-
-    def eliminate(k, state):
-        matrix, smallest = state
-        here = index == k
-        pivot = matrix[k, k]
-        if make_positive:
-            below = jnp.abs(jnp.where(index > k, matrix[:, k], 0.0)).max()
-            positive = jnp.where(pivot > 0, pivot, jnp.maximum(-pivot, 1e-3))
-            safe = jnp.maximum(positive, below**2 / largest)
-        else:
-            safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
-        row = jnp.where(here, 1.0, matrix[k]) / safe
-        column = jnp.where(here, 0.0, matrix[:, k])
-        cleared = jnp.where(here, 0.0, matrix) - column[:, None] * row
-        return jnp.where(here[:, None], row, cleared), jnp.minimum(smallest, pivot)
-
-    start = (matrix, jnp.full((), jnp.inf))
-    if size <= UNROLLED:
-        return functools.reduce(lambda state, k: eliminate(k, state), range(size), start)
-    return jax.lax.fori_loop(0, size, eliminate, start)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import entries, fits
+from nablab.infer import entries, matrices
 from nablab.infer.fits import Fit
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import _compiled
@@ -249,9 +249,9 @@ def _covariance(model, data, fit):
     # In units of each parameter's uncertainty, so that the elimination meets numbers around 1.
     scaled = unit[:, None] * hessian * unit
     scaled = jnp.where(free[:, None] & free, scaled, jnp.eye(free.shape[0]))
-    inverse, smallest_pivot = fits._inverse(scaled)
+    inverse, pivots = matrices.eliminated(scaled)
     distance = inverse @ jnp.where(free, gradient * unit, 0.0)
-    minimum = (smallest_pivot > 0) & (jnp.max(jnp.abs(distance)) < CLOSE_ENOUGH)
+    minimum = (pivots.min(initial=jnp.inf) > 0) & (jnp.max(jnp.abs(distance)) < CLOSE_ENOUGH)
     covariance = unit[:, None] * inverse * unit
     covariance = jnp.where(minimum, covariance, jnp.nan)
     return jnp.where(free[:, None] & free, covariance, 0.0), free

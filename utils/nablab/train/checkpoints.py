@@ -62,7 +62,6 @@ def load(path, identity, state, trainings, of_seed):
     found = []
     for i, (pick, training) in enumerate(zip(of_seed, trainings, strict=True)):
         history = {name: stored[f"{i}/{name}"].tolist() for name in HISTORY}
-        stopped = str(stored[f"{i}/stopped"])
         found.append(
             replace(
                 training,
@@ -72,7 +71,7 @@ def load(path, identity, state, trainings, of_seed):
                     (int(step), _restored(path, stored, f"{i}/snapshots/{j}", training.params))
                     for j, step in enumerate(stored[f"{i}/snapshots"])
                 ],
-                stopped="all steps done" if stopped == "interrupted" else stopped,
+                stopped=str(stored[f"{i}/stopped"]),
                 **history,
             )
         )

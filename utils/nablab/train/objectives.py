@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import fisher, hypotests, limits
+from nablab.infer import fisher, hypotests, limits, matrices
 from nablab.infer.histfactory import Model
 
 # Fewer background events than this count as this many: the formula diverges at 0.
@@ -141,14 +141,15 @@ def poi_variance(
             none; all infinite if absent.
 
     Returns:
-        The element of the inverse Fisher information, in units of the parameter squared.
+        The element of the inverse Fisher information, in units of the parameter squared; infinite
+        where the bins do not determine all parameters.
     """
     filled = counts > 0
     weights = jnp.where(filled, 1.0 / jnp.where(filled, counts, 1.0), 0.0)
     information = (slopes * weights) @ slopes.T
     if widths is not None:
         information += jnp.diag(1.0 / jnp.asarray(widths) ** 2)
-    return jnp.linalg.inv(information)[0, 0]
+    return matrices.inverse(information)[0, 0]
 
 
 def log_cls(
@@ -194,7 +195,7 @@ def log_generalised_variance(
     are measured well, which is not always wanted (D-optimality; over-constraints).
     """
     information = fisher.information(model, model.parameters(mu))
-    return -jnp.linalg.slogdet(information + jnp.diag(model.fixed * 1.0))[1]
+    return -matrices.log_determinant(information + jnp.diag(model.fixed * 1.0))
 
 
 def dependence(

@@ -1,0 +1,57 @@
+"""Inverses and determinants without LAPACK, against LAPACK."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nablab.infer import matrices
+
+SIZES = (1, 3, 8, 40)
+
+
+def positive(size):
+    factor = np.random.default_rng(size).normal(size=(size, size))
+    return jnp.array(factor @ factor.T + 0.1 * np.eye(size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_against_lapack(size):
+    matrix = positive(size)
+    inverse, pivots = jax.jit(matrices.eliminated)(matrix)
+    assert pivots.min() > 0
+    np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(matrices.inverse(matrix), inverse, rtol=1e-12)
+    sign, logarithm = np.linalg.slogdet(matrix)
+    assert sign == 1
+    assert float(matrices.log_determinant(matrix)) == pytest.approx(logarithm, rel=1e-11)
+    lowest, highest = np.linalg.eigvalsh(matrix)[[0, -1]]
+    assert float(matrices.smallest_eigenvalue(matrix)) == pytest.approx(lowest, abs=1e-3 * highest)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_not_positive_definite(size):
+    matrix = positive(size)
+    indefinite = matrix - 1.5 * np.linalg.eigvalsh(matrix)[-1] * jnp.eye(size)
+    assert jax.jit(matrices.eliminated)(indefinite)[1].min() < 0
+    for bad in (indefinite, matrix.at[0].set(0.0).at[:, 0].set(0.0)):
+        assert jnp.isposinf(matrices.inverse(bad)).all()
+        assert jnp.isneginf(matrices.log_determinant(bad))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ours", [matrices.inverse, matrices.log_determinant])
+def test_derivatives_against_lapack(ours, size):
+    """Forwards, backwards and twice, along a line of matrices."""
+    lapack = {
+        matrices.inverse: jnp.linalg.inv,
+        matrices.log_determinant: lambda matrix: jnp.linalg.slogdet(matrix)[1],
+    }[ours]
+    start, along = positive(size), 0.1 * positive(size) + 0.01
+
+    def line(function):
+        return lambda t: jnp.sum(function(start + t * along) ** 2)
+
+    for derivative in (jax.grad, jax.jacfwd, lambda f: jax.jacfwd(jax.grad(f))):
+        found, wanted = (jax.jit(derivative(line(f)))(0.3) for f in (ours, lapack))
+        np.testing.assert_allclose(found, wanted, rtol=1e-8)
