@@ -9,7 +9,7 @@ import pytest
 from nablab.infer import hypotests
 from nablab.infer.histfactory import Model
 from nablab.train.robustness import best_mu, observed_cls
-from nablab.train.second_sample import second_sample
+from nablab.train.second_sample import SecondSample, second_sample
 
 KEY, CELLS, EVENTS = jax.random.key(4), 100, 300
 SIGNAL, BACKGROUND = 15.0, 100.0
@@ -87,6 +87,25 @@ def test_text_and_html(overtrained):
     assert lines[5].startswith("  best-fit mu of 1")
     assert "DOES NOT SURVIVE: it was a fluctuation" in lines[6] and "BIASED" in lines[7]
     assert "<td>second, second</td>" in overtrained._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("mu_interval", "shown", "verdict"),
+    [
+        ([1.00175, 1.047], ["1.022", "1.002", "1.047"], "BIASED"),
+        ([0.99, 1.047], ["1.02", "0.990", "1.05"], "unbiased"),
+    ],
+)
+def test_the_verdicts_can_be_seen_in_the_printed_numbers(mu_interval, shown, verdict):
+    """With two digits: 1.0 from 1.0 to 1.0, and intervals of CLs that touch at 0.0020."""
+    values, intervals = [0.001, 0.002, 0.003], [[0.0009, 0.002012], [0.0, 1.0], [0.002041, 0.004]]
+    numbers = np.array(values), np.array(intervals), 1.0218, np.array(mu_interval)
+    found = SecondSample("cls", 0.0, *numbers, 200, 0)
+    rows = found.table.rows
+    assert list(rows[3][1:]) == shown
+    assert verdict in str(found)
+    assert not found.survives
+    assert (rows[0][3], rows[2][2]) == ("0.00201", "0.00204")
 
 
 def test_values_in_closed_form_and_failures():

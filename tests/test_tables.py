@@ -2,7 +2,14 @@
 
 import pytest
 
-from nablab.train.tables import Shown, Table, two_digits, with_error
+from nablab.train.tables import (
+    Shown,
+    Table,
+    digits_that_show,
+    significant,
+    two_digits,
+    with_error,
+)
 
 TABLE = Table("a < b", ("name", "x"), [("long name", "1.0"), ("<i>", "-0.25")], ["x & y"])
 
@@ -71,3 +78,13 @@ def test_two_digits(value, text):
 )
 def test_with_error(value, error, text):
     assert with_error(value, error) == text
+
+
+def test_digits_are_enough_to_see_a_verdict():
+    def below_one(value):
+        return value < 1.0
+
+    assert digits_that_show(below_one, 0.4) == 2
+    assert digits_that_show(below_one, 0.9996) == 4
+    assert digits_that_show(below_one, 1.0 - 2.0**-53) == 16
+    assert significant(0.9996, 4) == "0.9996" and significant(0.9996, 3) == "1.00"

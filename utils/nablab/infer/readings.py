@@ -191,6 +191,14 @@ def goodness_of_fit(model: Model, data: Float[Numbers, "data"], fit: Fit) -> Goo
     )
 
 
+@jax.jit
+def prefit_widths(model: Model) -> Float[Array, "parameters"]:
+    """Standard deviation of the constraint term of each parameter; 1 where there is none."""
+    s = model.structure
+    width = jnp.ones(model.init.shape).at[s.normal_parameter].set(model.normal_width)
+    return width.at[s.poisson_parameter].set(model.poisson_scale**-0.5)
+
+
 def sensitivity_map(
     spec: dict, quantity: Callable[[dict], Float[Array, ""]]
 ) -> dict[str, dict[str, Float[Array, "bins"]]]:
@@ -268,12 +276,10 @@ def _constraint_terms(model, data):
     auxiliary = data[s.main_bins :]
     constrained = np.zeros(model.init.shape, dtype=bool)
     constrained[np.concatenate([s.normal_parameter, s.poisson_parameter])] = True
-    centre, width = jnp.zeros(model.init.shape), jnp.ones(model.init.shape)
+    centre = jnp.zeros(model.init.shape)
     centre = centre.at[s.normal_parameter].set(auxiliary[s.normal_auxdata])
     centre = centre.at[s.poisson_parameter].set(auxiliary[s.poisson_auxdata] / model.poisson_scale)
-    width = width.at[s.normal_parameter].set(model.normal_width)
-    width = width.at[s.poisson_parameter].set(model.poisson_scale**-0.5)
-    return centre, width, constrained
+    return centre, prefit_widths(model), constrained
 
 
 def _or_nan(known, value):

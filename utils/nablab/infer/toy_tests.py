@@ -154,7 +154,7 @@ def _throw(test_statistic, model, parameters, mus, keys, toys, progress) -> Toys
 
     With equal keys the hypotheses share their random numbers.
     """
-    _check(model, parameters, toys)
+    check_truth(model, parameters, toys)
     hypotheses = parameters.shape[0]
     values, statuses, done = [], [], 0
     with tqdm(total=toys, unit="toy", disable=not progress, leave=False) as bar:
@@ -185,7 +185,10 @@ def _throw(test_statistic, model, parameters, mus, keys, toys, progress) -> Toys
     return thrown
 
 
-def _check(model, parameters, toys):
+def check_truth(
+    model: Model, parameters: Float[Numbers, "hypotheses parameters"], toys: int
+) -> None:
+    """Raise ``ValueError`` unless toys can be thrown: their number, and the truth behind them."""
     if toys < 1:
         raise ValueError(f"toys is {toys}: it must be at least 1")
     if parameters.shape[1:] != model.init.shape:
@@ -194,8 +197,12 @@ def _check(model, parameters, toys):
             f"{model.init.shape[0]} parameters"
         )
     checks.finite("parameters", parameters)
-    rates = jax.vmap(model.poisson_rates)(parameters)
-    checks.positive("expected counts", rates, allow_zero=True)
+    checks.positive("expected counts", _rates(model, parameters), allow_zero=True)
+
+
+@jax.jit
+def _rates(model, parameters):
+    return jax.vmap(model.poisson_rates)(parameters)
 
 
 @jax.jit
@@ -208,6 +215,21 @@ def _throw_chunk(model, parameters, keys, numbers):
         return _toy(model, parameters[hypothesis], keys[hypothesis], toy)
 
     return jax.vmap(one)(numbers)
+
+
+def evaluate(
+    test_statistic: Callable[..., TestStatistic],
+    model: Model,
+    data: Float[Numbers, "toys data"],
+    mu: Float[Numbers, ""] | float,
+) -> Float[np.ndarray, "toys"]:
+    """A test statistic of ``mu`` in toys that are already thrown; NaN where a fit failed."""
+    data, mus = np.asarray(data), np.full(CHUNK, mu, dtype=float)
+    # The last chunk is filled up with copies of the last toy: one compilation.
+    rows = np.minimum(np.arange(-(-len(data) // CHUNK) * CHUNK), len(data) - 1)
+    chunks = [data[some] for some in rows.reshape(-1, CHUNK)]
+    values = [np.asarray(_fit_chunk(test_statistic, model, chunk, mus)[0]) for chunk in chunks]
+    return np.concatenate(values)[: len(data)]
 
 
 @partial(jax.jit, static_argnames="test_statistic")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -99,16 +100,21 @@ def coverage(
     for level in levels:
         if not 0 < level < 1:
             raise ValueError(f"levels has {level}: it must be between 0 and 1")
-    truth = _with_missing_spreads(model, truth)
-    parameters = truth.parameters(mu)
-    toy_tests._check(truth, parameters[None], toys)
-    data = as_measured(model, truth, toy_tests.sample(truth, parameters, key, toys))
-    values = _two_sided(model, data, jnp.asarray(mu, dtype=float))
-    # The interval contains the truth where the test statistic is at most the quantile.
-    quantiles = norm.ppf((1 + jnp.asarray(levels)) / 2) ** 2
-    fractions, errors = jax.vmap(lambda quantile: toy_tests.p_value(-values, -quantile))(quantiles)
-    failed = int(jnp.isnan(values).sum())
+    truth, parameters = _prepared(model, truth, float(mu))
+    toy_tests.check_truth(truth, parameters[None], toys)
+    data = _thrown(model, truth, parameters, key, toys)
+    values = toy_tests.evaluate(hypotests.tmu, model, data, mu)
+    fractions, errors = _fractions(values, np.array(levels))
+    failed = int(np.isnan(values).sum())
     return Coverage(float(mu), levels, np.asarray(fractions), np.asarray(errors), toys, failed)
+
+
+@jax.jit
+def _fractions(values, levels):
+    """Of the toys in the interval of each level: where the test statistic is at most the quantile
+    of a chi-squared distribution with one degree of freedom. And their errors."""
+    quantiles = norm.ppf((1 + levels) / 2) ** 2
+    return jax.vmap(lambda quantile: toy_tests.p_value(-values, -quantile))(quantiles)
 
 
 def same_structure(name, truth, model):
@@ -120,11 +126,10 @@ def same_structure(name, truth, model):
         )
 
 
-def _with_missing_spreads(model, truth):
-    """``truth`` with auxiliary measurements that it fixes, but the model does not, as in the model.
-
-    (Such as those of a bin that is empty in one simulated sample only.)
-    """
+@jax.jit
+def _prepared(model, truth, mu):
+    """``truth`` with auxiliary measurements that it fixes, but the model does not, as in the model
+    (such as those of a bin that is empty in one simulated sample only), and its parameters."""
 
     def spread(field, parameters):
         return jnp.where(
@@ -132,11 +137,17 @@ def _with_missing_spreads(model, truth):
         )
 
     s = model.structure
-    return replace(
+    truth = replace(
         truth,
         poisson_scale=spread("poisson_scale", s.poisson_parameter),
         normal_width=spread("normal_width", s.normal_parameter),
     )
+    return truth, truth.parameters(mu)
+
+
+@partial(jax.jit, static_argnames="toys")
+def _thrown(model, truth, parameters, key, toys):
+    return as_measured(model, truth, toy_tests.sample(truth, parameters, key, toys))
 
 
 def as_measured(model, truth, data):
@@ -145,21 +156,3 @@ def as_measured(model, truth, data):
     s = model.structure
     counts = s.main_bins + s.poisson_auxdata
     return data.at[..., counts].multiply(model.poisson_scale / truth.poisson_scale)
-
-
-@jax.jit
-def _two_sided(model, data, mu):
-    """t_mu of each toy, NaN where a fit failed; some side by side."""
-    toys = data.shape[0]
-    chunk = min(toys, toy_tests.CHUNK)
-    chunks = -(-toys // chunk)
-    # The last chunk is filled up with copies of the first toy: one compilation.
-    data = jnp.concatenate(
-        [data, jnp.broadcast_to(data[0], (chunks * chunk - toys, *data[0].shape))]
-    )
-    mus = jnp.full(chunk, mu)
-
-    def fit(chunk):
-        return toy_tests._fit_chunk(hypotests.tmu, model, chunk, mus)[0]
-
-    return jax.lax.map(fit, data.reshape(chunks, chunk, -1)).ravel()[:toys]

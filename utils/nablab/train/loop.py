@@ -192,6 +192,12 @@ def draw(key: PRNGKeyArray, events: dict[str, PyTree], size: int | None = None) 
     return drawn
 
 
+@jax.jit
+def bootstrap(key: PRNGKeyArray, events: dict[str, PyTree]) -> dict:
+    """A bootstrap sample: as many events as there are, drawn with replacement by :func:`draw`."""
+    return draw(key, events)
+
+
 def _train(
     objective, params, events, validation, seeds, key, *, optimizer, steps, batch_size=None,
     check_every=10, patience=None, snapshot_every=None, checkpoint=None, progress=True,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from nablab.infer.histfactory import Model
 from nablab.train.coverage import coverage
-from nablab.train.loop import draw
+from nablab.train.loop import bootstrap
 from nablab.train.robustness import best_mu, constraints, observed_cls, robustness
 from nablab.train.second_sample import second_sample
 from nablab.train.tables import Table
@@ -88,7 +87,8 @@ def report(
         key: random key of the bootstrap samples.
         bootstraps: how many of them.
         model: the likelihood as a function of parameters and events, with real cuts and histograms,
-            scaled to the luminosity.
+            scaled to the luminosity. Called twice for each bootstrap sample if there is
+            ``trained_on``: what takes long in it should be compiled.
         trained_on: the events that the training has seen.
 
     Raises:
@@ -98,10 +98,12 @@ def report(
     if trained_on is not None and model is None:
         raise ValueError("trained_on needs a model: give the likelihood of the hard analysis too")
     sizes = {sample: jax.tree.leaves(events)[0].shape[0] for sample, events in held_out.items()}
+    hard = jax.jit(hard)
     value = float(hard(params, held_out))
     if not np.isfinite(value):
         raise ValueError(f"{name} is {value} with the hard analysis on the held-out events")
-    values = _bootstrapped(hard, params, held_out, jax.random.split(key, bootstraps))
+    keys = jax.random.split(key, bootstraps)
+    values = np.array([float(hard(params, bootstrap(key, held_out))) for key in keys])
     if not np.isfinite(values).all():
         failed = int(np.sum(~np.isfinite(values)))
         raise ValueError(
@@ -139,8 +141,3 @@ def _tables(model, params, held_out, trained_on, key, bootstraps):
     ):
         tables.append(replace(table, title=f"{table.title}; {which}"))
     return tuple(tables)
-
-
-@partial(jax.jit, static_argnums=0)
-def _bootstrapped(hard, params, held_out, keys):
-    return jax.lax.map(lambda key: hard(params, draw(key, held_out)), keys)

@@ -6,7 +6,6 @@ except for :func:`observed_cls` and :func:`best_mu`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,8 @@ def robustness(
 
     Args:
         model: the likelihood, of hard histograms.
-        number: of ``(model, data)``, compiled, such as :func:`observed_cls` or :func:`best_mu`.
+        number: of ``(model, data)``, such as :func:`observed_cls` or :func:`best_mu`. It is called
+            for each of the data sets: what takes long in it should be compiled.
         mu: true signal strength.
         shifts: in pre-fit standard deviations: of the normal constraint, or ``1 / sqrt(scale)`` of
             a Poisson one (relative uncertainty of a bin of ``shapesys``).
@@ -109,24 +109,12 @@ def robustness(
         raise ValueError("shifts is empty: give at least one")
     checks.finite("shifts", shifts)
     checks.finite("mu", mu)
-    _, width, constrained = readings._constraint_terms(model, model.expected_data(model.init))
     nuisances = _constrained_nuisances(model)
-    others = np.setdiff1d(np.arange(len(constrained)), [*nuisances, model.poi_index])
-
-    nominal = model.parameters(mu)
-    moves = jnp.asarray(shifts)[None, :, None] * jnp.diag(width)[nuisances][:, None]
-    truths = nominal + moves
-    main = jax.vmap(jax.vmap(model.expected_main))(truths)
-    possible = (truths >= model.lower) & (truths <= model.upper) | (moves == 0)
-    possible = np.asarray(possible.all(axis=-1) & (main >= 0).all(axis=-1))
-    asimov = model.expected_data(nominal)
-    bins = model.structure.main_bins
-    data = jnp.broadcast_to(asimov, (*main.shape[:2], len(asimov)))
-    data = data.at[..., :bins].set(jnp.where(possible[..., None], main, asimov[:bins]))
-    values = np.full(possible.shape, np.nan)
-    if values.size:
-        found = _numbers(number, model, data.reshape(-1, len(asimov))).reshape(values.shape)
-        values = np.where(possible, found, np.nan)
+    others = np.setdiff1d(np.arange(len(model.init)), [*nuisances, model.poi_index])
+    data, possible = _shifted(model, nuisances, np.array(shifts), float(mu))
+    possible, values = np.asarray(possible), np.full(possible.shape, np.nan)
+    for place in map(tuple, np.argwhere(possible)):
+        values[place] = scalar(number, model, data[place])
     names = model.parameter_names
     return Robustness(
         name_of(number),
@@ -152,9 +140,18 @@ def name_of(number: Number) -> str:
     return getattr(number, "__name__", str(number)).replace("_", " ")
 
 
-@partial(jax.jit, static_argnums=0)
-def _numbers(number, model, data):
-    return hypotests._each(model, lambda data: scalar(number, model, data), data)
+@jax.jit
+def _shifted(model, nuisances, shifts, mu):
+    """Data for each parameter and shift, auxiliary ones nominal, and whether they are possible."""
+    nominal = model.parameters(mu)
+    moves = shifts[:, None] * jnp.diag(readings.prefit_widths(model))[nuisances][:, None]
+    truths = nominal + moves
+    main = jax.vmap(jax.vmap(model.expected_main))(truths)
+    inside = (truths >= model.lower) & (truths <= model.upper) | (moves == 0)
+    asimov = model.expected_data(nominal)
+    data = jnp.broadcast_to(asimov, (*main.shape[:2], *asimov.shape))
+    data = data.at[..., : model.structure.main_bins].set(main)
+    return data, inside.all(axis=-1) & (main >= 0).all(axis=-1)
 
 
 def scalar(number: Number, model: Model, data: Float[Array, "data"]) -> Float[Array, ""]:
@@ -233,8 +230,7 @@ def constraints(
             f"model has no covariance at mu = {mu:g}: "
             + (f"{idle[0]} has no effect" if idle else "some parameters have the same effect")
         )
-    _, widths, _ = readings._constraint_terms(model, model.expected_data(model.init))
     nuisances = _constrained_nuisances(model)
-    ratios = np.sqrt(variances[nuisances]) / np.asarray(widths)[nuisances]
+    ratios = np.sqrt(variances[nuisances]) / np.asarray(readings.prefit_widths(model))[nuisances]
     names = tuple(model.parameter_names[i] for i in nuisances)
     return Constraints(float(mu), names, ratios, float(flag_below))

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from nablab import checks
 from nablab.infer.histfactory import Model
 from nablab.train.coverage import as_measured, same_structure
-from nablab.train.loop import draw
+from nablab.train.loop import bootstrap
 from nablab.train.robustness import Number, best_mu, name_of, scalar
-from nablab.train.tables import Shown, Table, two_digits
+from nablab.train.tables import Shown, Table, digits_that_show, significant
 
 # Quantiles of the bootstrap samples. Where the intervals of two numbers do not overlap, the numbers
 # are about 3 standard deviations apart (2 each way, in quadrature).
@@ -51,23 +49,24 @@ class SecondSample(Shown):
     @property
     def survives(self) -> bool:
         """Whether the intervals of the number from either sample alone overlap."""
-        (low, high), _, (other_low, other_high) = self.intervals
-        return bool(low <= other_high and other_low <= high)
+        return bool(_overlap(*self.intervals[0], *self.intervals[2]))
 
     @property
     def unbiased(self) -> bool:
         """Whether a signal strength of 1 is within the interval of the best fit."""
-        low, high = self.mu_interval
-        return bool(low <= 1.0 <= high)
+        return bool(_contains_one(*self.mu_interval))
 
     @property
     def table(self) -> Table:
         """A row for each pair of samples, and the verdicts in words."""
+        digits = digits_that_show(_overlap, *self.intervals[0], *self.intervals[2])
         rows = [
-            (pair, *map(two_digits, (value, *interval)))
+            (pair, *(significant(x, digits) for x in (value, *interval)))
             for pair, value, interval in zip(PAIRS, self.values, self.intervals, strict=True)
         ]
-        rows.append(("best-fit mu of 1", *map(two_digits, (self.fitted_mu, *self.mu_interval))))
+        digits = max(3, digits_that_show(_contains_one, *self.mu_interval))
+        fitted = self.fitted_mu, *self.mu_interval
+        rows.append(("best-fit mu of 1", *(significant(x, digits) for x in fitted)))
         survives = "survives" if self.survives else "DOES NOT SURVIVE: it was a fluctuation"
         notes = [
             f"On the second sample the value of the first {survives} (intervals of first, first "
@@ -83,6 +82,14 @@ class SecondSample(Shown):
             rows,
             notes,
         )
+
+
+def _overlap(low, high, other_low, other_high):
+    return low <= other_high and other_low <= high
+
+
+def _contains_one(low, high):
+    return low <= 1.0 <= high
 
 
 def second_sample(
@@ -103,9 +110,11 @@ def second_sample(
     as a best-fit signal strength that is not 1.
 
     Args:
-        number: of ``(model, data)``, such as :func:`nablab.train.robustness.observed_cls`.
+        number: of ``(model, data)``, such as :func:`nablab.train.robustness.observed_cls`. It is
+            called three times for each bootstrap sample: what takes long should be compiled.
         build: the likelihood as a function of parameters and events, with hard histograms, scaled
-            to the luminosity whatever the number of events is.
+            to the luminosity whatever the number of events is. Called twice for each bootstrap
+            sample: compile what takes long in it, too.
         params: the trained parameters.
         first: the events that the templates are made of.
         second: other events of the same processes.
@@ -120,20 +129,24 @@ def second_sample(
     checks.finite("mu", mu)
     if bootstraps < 2:
         raise ValueError(f"bootstraps is {bootstraps}: it must be at least 2")
-    models = [build(params, events) for events in (first, second)]
+    samples = first, second
+    models = [build(params, events) for events in samples]
     for model in models:
         if not isinstance(model, Model):
             raise ValueError(f"build must return a Model, got {type(model).__name__}")
     same_structure("the model of second", models[1], models[0])
-    keys = jax.random.split(key, bootstraps + 1)
-    found = np.array(_compared(number, build, params, first, second, keys, float(mu)))
-    nominal, fluctuated = found[0], found[1:]
+    mu = float(mu)
+    nominal = np.array(_compared(number, *models, mu), dtype=float)
+    fluctuated = np.empty((bootstraps, 4))
+    for place, pair in enumerate(jax.random.split(key, (bootstraps, 2))):
+        drawn = (bootstrap(key, events) for key, events in zip(pair, samples, strict=True))
+        fluctuated[place] = _compared(number, *(build(params, events) for events in drawn), mu)
     good = np.isfinite(fluctuated).all(axis=1)
     some = fluctuated[good] if good.any() else np.full((1, 4), np.nan)
     intervals = np.quantile(some, INTERVAL, axis=0).T
     return SecondSample(
         name_of(number),
-        float(mu),
+        mu,
         nominal[:3],
         intervals[:3],
         float(nominal[3]),
@@ -143,32 +156,19 @@ def second_sample(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _compared(number, build, params, first, second, keys, mu):
-    """The three values and the best-fit mu: of the samples, then of bootstrap samples of them."""
+@jax.jit
+def _data(own, other, mu):
+    """What the two samples expect for the number, and the second for the best-fit mu."""
 
-    def one(place_and_key):
-        place, key = place_and_key
-        models = []
-        for events, sample_key in zip((first, second), jax.random.split(key), strict=True):
-            drawn = draw(sample_key, events)
-            events = jax.tree.map(lambda all, some: jnp.where(place == 0, all, some), events, drawn)
-            models.append(build(params, events))
-        own, other = models
+    def crossed(mu):
+        return as_measured(own, other, other.expected_data(other.parameters(mu)))
 
-        def crossed(mu):
-            return as_measured(own, other, other.expected_data(other.parameters(mu)))
+    first = own.expected_data(own.parameters(mu))
+    return first, crossed(mu), other.expected_data(other.parameters(mu)), crossed(1.0)
 
-        data = [own.expected_data(own.parameters(mu)), crossed(mu)]
-        data = jnp.stack([*data, other.expected_data(other.parameters(mu))])
 
-        def value(pair):
-            fitted = jax.tree.map(
-                lambda ours, theirs: jnp.where(pair < 2, ours, theirs), own, other
-            )
-            return scalar(number, fitted, data[pair])
-
-        values = jax.lax.map(value, jnp.arange(len(PAIRS)))  # compiled once for all three
-        return jnp.append(values, best_mu(own, crossed(1.0)))
-
-    return jax.lax.map(one, (jnp.arange(len(keys)), keys))
+def _compared(number, own, other, mu):
+    """The number of the three pairs, and the best-fit mu across the samples."""
+    *data, with_signal = _data(own, other, mu)
+    pairs = zip((own, own, other), data, strict=True)
+    return [*(scalar(number, *pair) for pair in pairs), best_mu(own, with_signal)]

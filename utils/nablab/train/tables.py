@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -57,11 +57,24 @@ class Shown:
 
 def two_digits(value: float) -> str:
     """A number with two significant digits; the word "failed" instead of NaN."""
+    return significant(value, 2)
+
+
+def significant(value: float, digits: int) -> str:
+    """A number with that many significant digits; the word "failed" instead of NaN."""
     if math.isnan(value):
         return "failed"
     if value == 0 or math.isinf(value):
         return f"{value:g}"
-    return f"{value:#.2g}".removesuffix(".")
+    return f"{value:#.{digits}g}".removesuffix(".")
+
+
+def digits_that_show(verdict: Callable[..., bool], *values: float) -> int:
+    """How many significant digits it takes, at least two, to see the verdict in rounded numbers."""
+    for digits in range(2, 17):
+        if verdict(*(float(f"{value:.{digits}g}") for value in values)) == verdict(*values):
+            return digits
+    return 17  # tells any two numbers apart
 
 
 def with_error(value: float, error: float) -> str:
