@@ -16,7 +16,7 @@ export NABLAB_DATA := $(abspath $(NABLAB_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint execute benchmark inferno lock clean
+.PHONY: help lab test lint execute benchmark inferno neos arena lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,15 +40,24 @@ execute: export JAX_PLATFORMS = cpu
 execute: $(INSTALLED) ## run the notebooks again and store their outputs (NB=03_smooth_cuts for one)
 	$(BIN)/python utils/execute.py $(if $(NB),$(filter %/$(NB).ipynb,$(NOTEBOOKS)),$(NOTEBOOKS))
 
+TRAININGS := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py)
 benchmark: export JAX_PLATFORMS = cpu
 benchmark: $(INSTALLED) ## compare speed and results with other packages
 	$(PIP) install --quiet --constraint requirements.lock --editable '.[benchmark]'
-	set -e; for script in $(filter-out %/inferno.py,$(wildcard tests/benchmarks/*.py)); do \
+	set -e; for script in $(filter-out $(TRAININGS),$(wildcard tests/benchmarks/*.py)); do \
 		$(BIN)/python $$script; done
 
 inferno: export JAX_PLATFORMS = cpu
 inferno: $(INSTALLED) ## train INFERNO's table, 30 times (under an hour; goes on where it was interrupted)
 	$(BIN)/python tests/benchmarks/inferno.py
+
+neos: export JAX_PLATFORMS = cpu
+neos: $(INSTALLED) ## train the table of neos, 98 times (half an hour; goes on where it was interrupted)
+	$(BIN)/python tests/benchmarks/neos_table.py
+
+arena: export JAX_PLATFORMS = cpu
+arena: $(INSTALLED) ## train what notebook 10 shows, 80 times (10 minutes; goes on where it was interrupted)
+	$(BIN)/python tests/benchmarks/arena_training.py
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer versions)
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \

@@ -1,0 +1,174 @@
+"""What takes too long for notebook 10: every objective on the problem of neos, five seeds each.
+
+``make arena`` trains what the notebook defines: it runs the notebook's own cells up to the
+competitors, so that page and table cannot differ. It also records the Bayesian optimisation of the
+second part. After every piece the results go to ``arena.json`` beside this file, and after an
+interruption it goes on from there; a change of those cells starts it anew. The notebook shows the
+results.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax.numpy as jnp
+import nbformat
+import numpy as np
+
+NOTEBOOK = Path(__file__).parents[2] / "nbs" / "10_arena.ipynb"
+RESULTS = Path(__file__).with_name("arena.json")
+IMPORTS = "imports"
+DEFINITIONS = (
+    "samples", "start", "logits", "histograms", "likelihood", "classifiers", "penalty",
+    "adversary", "formulae", "formula-uncertain", "on-bins", "on-model", "objectives",
+    "competitors", "adam", "train", "judge", "judge-parts",
+)  # fmt: skip
+BOXES = (
+    "boxes-sample", "boxes-significance", "boxes-weights", "boxes-soft", "boxes-truth",
+    "boxes-best", "players-simple", "players-simplex", "players-evolution", "players-bayes",
+    "players", "play", "so-far",
+)  # fmt: skip
+SEEDS, BATCH, SMALL_BATCH = range(5), 1000, 50
+SAMPLES_OF_BAYES = 3
+# The decision map of the first seed: points along each side, from -6 to 6 as in the pictures.
+MAP_POINTS = 41
+PACKAGES = ("jax", "optax", "flax", "numpy", "scipy", "bayesian-optimization")
+
+
+def sources() -> dict[str, str]:
+    """The code of the notebook's cells by their names."""
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
+
+
+def fingerprint(cells) -> str:
+    """Of all that defines the trainings and their judgement, or the black boxes."""
+    code = sources()
+    return hashlib.sha256("\n".join(code[name] for name in cells).encode()).hexdigest()
+
+
+def page(cells) -> dict:
+    """What those cells of the notebook define."""
+    code, names = sources(), {}
+    for name in (IMPORTS, *cells):
+        exec(compile(code[name], f"{NOTEBOOK.name}, cell {name}", "exec"), names)
+    return names
+
+
+def histograms(names, params):
+    """Expected events; four decimals are exact for the numbers of held-out events."""
+    found = names["hard_bins"](params, names["held_out"])
+    return {name: np.round(np.asarray(counts), 4).tolist() for name, counts in found.items()}
+
+
+def metrics(names, found):
+    values = names["judged"]({name: jnp.array(counts) for name, counts in found.items()})
+    return {name: float(f"{value:.7g}") for name, value in values.items()}
+
+
+def decision_map(names, params):
+    """The observable in per cent on a square of the two features, row by row."""
+    side = jnp.linspace(-6, 6, MAP_POINTS)
+    points = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    (logits,) = names["logits"](params, {"map": points}).values()
+    return np.round(100 / (1 + np.exp(-np.asarray(logits)))).astype(int).tolist()
+
+
+def compete(names, competitor, batch):
+    """The trainings of one competitor, a row for each seed, and their processor seconds."""
+    began = time.process_time()
+    trained = names["train"](competitor, list(SEEDS), batch)
+    seconds = time.process_time() - began
+    rows = []
+    for seed, by_step in zip(SEEDS, trained, strict=True):
+        found = histograms(names, by_step[names["STEPS"]])
+        row = {"competitor": competitor, "batch": batch, "seed": seed}
+        row |= {"metrics": metrics(names, found), "histograms": found}
+        row["watched_steps"] = list(by_step)
+        row["watched_cls"] = [
+            float(f"{names['cls_of'](names['hard_bins'](params, names['watch'])):.3g}")
+            for params in by_step.values()
+        ]
+        if seed == SEEDS[0] and batch == BATCH:
+            row["map"] = decision_map(names, by_step[names["STEPS"]])
+        rows.append(row | {"cpu_seconds": round(seconds / len(SEEDS), 2)})
+    return rows
+
+
+def store(results):
+    """One line for each training."""
+    head = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, JAX on the CPU",
+        "versions": {name: version(name) for name in PACKAGES},
+        "map_points": MAP_POINTS,
+    }
+    head |= {"fingerprints": {"trainings": fingerprint(DEFINITIONS), "bayes": fingerprint(BOXES)}}
+    pieces = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    for key in ("trainings", "bayes"):
+        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in results[key])
+        pieces.append(f' "{key}": [\n{lines}\n ]')
+    unfinished = RESULTS.with_suffix(".unfinished")
+    unfinished.write_text("{\n" + ",\n".join(pieces) + "\n}\n")
+    unfinished.replace(RESULTS)
+
+
+def from_before():
+    """What an earlier call has found for the same definitions."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"fingerprints": {}}
+    now = {"trainings": fingerprint(DEFINITIONS), "bayes": fingerprint(BOXES)}
+    return {
+        key: stored[key] if stored["fingerprints"].get(key) == mark else []
+        for key, mark in now.items()
+    }
+
+
+def train_all(results, began):
+    names = page(DEFINITIONS)
+    wanted = [(name, BATCH) for name in names["COMPETITORS"]]
+    wanted += [(name, SMALL_BATCH) for name in ("cross-entropy", "CLs")]
+    have = {(row["competitor"], row["batch"]) for row in results["trainings"]}
+    print(f"{len(have)} of {len(wanted)} competitors are there already", flush=True)
+    for competitor, batch in wanted:
+        if (competitor, batch) not in have:
+            found = compete(names, competitor, batch)
+            results["trainings"] += found
+            store(results)
+            cls = " ".join(f"{row['metrics']['CLs']:.1e}" for row in found)
+            report(began, f"{competitor:24} batch {batch:4d}, CLs {cls}")
+
+
+def ask_bayes(results, began):
+    """The true significance of the best cuts so far, after each evaluation."""
+    names = page(BOXES)
+    have = {row["cuts"] for row in results["bayes"]}
+    for cuts in names["best"]:
+        if cuts not in have:
+            start = time.process_time()
+            records = [
+                names["play"](names["bayes"], cuts, sample)[: names["BUDGET_OF_BAYES"]]
+                for sample in range(SAMPLES_OF_BAYES)
+            ]
+            seconds = (time.process_time() - start) / SAMPLES_OF_BAYES
+            found = {"cuts": cuts, "cpu_seconds": round(seconds, 1)}
+            results["bayes"].append(found | {"significance": np.round(records, 4).tolist()})
+            store(results)
+            report(began, f"Bayesian optimisation, {cuts} cuts")
+
+
+def report(began, text):
+    print(f"{(time.monotonic() - began) / 60:5.1f} min  {text}", flush=True)
+
+
+def main():
+    results, began = from_before(), time.monotonic()
+    train_all(results, began)
+    ask_bayes(results, began)
+
+
+if __name__ == "__main__":
+    main()
