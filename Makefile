@@ -16,14 +16,17 @@ export NABLAB_DATA := $(abspath $(NABLAB_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint execute benchmark inferno neos arena lock clean
+.PHONY: help lab check-env test lint execute workshop talk slides benchmark inferno neos arena lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to only serve them)
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/00_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+check-env: ## say what is missing on this computer, in plain words
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) utils/check_env.py
 
 LONG := $(addprefix tests/test_,real_likelihoods.py jittered_models.py hypotests.py limits.py)
 test: export JAX_PLATFORMS = cpu
@@ -39,6 +42,20 @@ lint: $(INSTALLED) ## check the style of code and notebooks
 execute: export JAX_PLATFORMS = cpu
 execute: $(INSTALLED) ## run the notebooks again and store their outputs (NB=03_smooth_cuts for one)
 	$(BIN)/python utils/execute.py $(if $(NB),$(filter %/$(NB).ipynb,$(NOTEBOOKS)),$(NOTEBOOKS))
+
+talk: $(INSTALLED) ## open the talk in JupyterLab, presenting
+	rm -rf build/presenting && mkdir -p build && cp -r talk/presenting build/
+	JUPYTERLAB_SETTINGS_DIR=build/presenting $(BIN)/jupyter lab --ServerApp.root_dir=. \
+		--LabApp.default_url=/doc/tree/talk/talk.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+slides: export JAX_PLATFORMS = cpu
+slides: $(INSTALLED) ## write the talk as a deck that needs no network to build/slides
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[site]'
+	$(BIN)/python utils/slides.py
+
+workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to build/workshop
+	$(BIN)/python utils/workshop.py
 
 TRAININGS := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py)
 benchmark: export JAX_PLATFORMS = cpu

@@ -6,6 +6,7 @@ values as an image.
 
 import html
 import math
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from nablab.show import sweeps
 from nablab.show.movies import painter
 from nablab.show.plots import encode
 
@@ -118,6 +120,11 @@ class Explorer(ipywidgets.VBox):
         return bytes(self._picture.value)
 
     @property
+    def stored_image(self) -> bytes:
+        """The same, smaller: it takes longer to make."""
+        return encode(self._pixels)
+
+    @property
     def message(self) -> str:
         """The sentence under the picture; empty when all is well."""
         return html.unescape(self._message.value)
@@ -164,4 +171,6 @@ class Explorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return bundle | {"image/png": encode(self._pixels), "text/plain": repr(self)}
+        if os.environ.get("NABLAB_SWEEPS"):
+            bundle["text/html"] = sweeps.page(self)
+        return bundle | {"image/png": self.stored_image, "text/plain": repr(self)}
