@@ -69,7 +69,7 @@ inferno: $(INSTALLED) ## train INFERNO's table, 30 times (under an hour; goes on
 	$(BIN)/python tests/benchmarks/inferno.py
 
 neos: export JAX_PLATFORMS = cpu
-neos: $(INSTALLED) ## train the table of neos, 98 times (half an hour; goes on where it was interrupted)
+neos: $(INSTALLED) ## train the table of neos, 105 times (half an hour; goes on where it was interrupted)
 	$(BIN)/python tests/benchmarks/neos_table.py
 
 arena: export JAX_PLATFORMS = cpu

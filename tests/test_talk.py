@@ -1,6 +1,7 @@
 """The talk is a notebook whose cells are slides: short ones, with notes and minutes for each."""
 
 import re
+import statistics
 from pathlib import Path
 
 import nbformat
@@ -84,3 +85,8 @@ def test_drawings_are_there_and_described():
     for words, name in pictures:
         assert len(words.split()) >= 5
         assert "<title>" in (TALK / name).read_text(encoding="utf-8")
+
+
+def test_cells_are_short():
+    lines = [len(c.source.splitlines()) for c in NOTEBOOK.cells if c.cell_type == "code"]
+    assert statistics.median(lines) <= 6 and max(lines) <= MOST_LINES_OF_CODE
