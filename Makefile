@@ -51,7 +51,6 @@ talk: $(INSTALLED) ## open the talk in JupyterLab, presenting
 
 slides: export JAX_PLATFORMS = cpu
 slides: $(INSTALLED) ## write the talk as a deck that needs no network to build/slides
-	$(PIP) install --quiet --constraint requirements.lock --editable '.[site]'
 	$(BIN)/python utils/slides.py
 
 workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to build/workshop
@@ -77,7 +76,7 @@ arena: $(INSTALLED) ## train what notebook 10 shows, 80 times (10 minutes; goes 
 	$(BIN)/python tests/benchmarks/arena_training.py
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer versions)
-	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra test --extra site --universal --python-version 3.11 \
 		--no-header --no-annotate $(LOCK_ARGS) --output-file requirements.lock
 
 clean: ## remove the environment and everything that can be made again
