@@ -7,6 +7,7 @@ picture and the text that it offers beside its live view.
 """
 
 import argparse
+import html
 import os
 import sys
 import time
@@ -66,6 +67,29 @@ def run(notebook, folder) -> float | None:
         for index, cell in enumerate(notebook.cells):
             client.execute_cell(cell, index)
         return peak_memory(client.km.provisioner.pid)
+
+
+def with_sweeps(path: Path):
+    """The notebook after a run in which its sliders leave pages that work without a kernel."""
+    notebook = nbformat.read(path, as_version=4)
+    os.environ["NABLAB_SWEEPS"] = "1"  # the kernel inherits it
+    try:
+        run(notebook, path.parent)
+    finally:
+        del os.environ["NABLAB_SWEEPS"]
+    tidy(notebook)
+    return notebook
+
+
+def describe(notebook):
+    """Give every picture the words it came with, in place: page makers leave them out."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data and "text/html" not in data:
+                words = output.metadata.get("image/png", {}).get("alt") or data["text/plain"]
+                picture = f"data:image/png;base64,{data['image/png'].strip()}"
+                data["text/html"] = f'<img alt="{html.escape(words)}" src="{picture}">'
 
 
 def execute(path: Path) -> str:

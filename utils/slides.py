@@ -7,10 +7,10 @@ MathJax are copied beside the page, from the Python packages that carry them.
 import os
 import re
 import shutil
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
 from nbconvert import SlidesExporter
 from traitlets.config import Config
 
@@ -66,6 +66,8 @@ MathJax.Hub.Config({ "HTML-CSS": { availableFonts: [], webFont: "STIX-Web" } });
 
 def deck(notebook) -> str:
     """The executed talk as one HTML page that names nothing outside its folder."""
+    notebook = deepcopy(notebook)
+    execute.describe(notebook)
     settings = Config()
     settings.SlidesExporter.reveal_url_prefix = "vendor/revealjs"
     settings.SlidesExporter.mathjax_url = (
@@ -83,21 +85,19 @@ def deck(notebook) -> str:
     return page.replace("</head>", f"{LOOK}\n</head>", 1)
 
 
-def main() -> None:
+def write(folder: Path) -> Path:
+    """Run the talk and write the deck with all that it needs; returns the page to open."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ["NABLAB_SWEEPS"] = "1"
-    notebook = nbformat.read(TALK, as_version=4)
-    execute.run(notebook, TALK.parent)
-    execute.tidy(notebook)
-    shutil.rmtree(DECK, ignore_errors=True)
-    DECK.mkdir(parents=True)
-    (DECK / "index.html").write_text(deck(notebook), encoding="utf-8")
-    shutil.copytree(TALK.parent / "figures", DECK / "figures")
-    for name, (package, folder) in VENDOR.items():
+    notebook = execute.with_sweeps(TALK)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "index.html").write_text(deck(notebook), encoding="utf-8")
+    shutil.copytree(TALK.parent / "figures", folder / "figures")
+    for name, (package, part) in VENDOR.items():
         installed = Path(find_spec(package).submodule_search_locations[0])
-        shutil.copytree(installed / folder, DECK / "vendor" / name)
-    print(f"the deck is {DECK / 'index.html'}; copy the folder to take it along")
+        shutil.copytree(installed / part, folder / "vendor" / name)
+    return folder / "index.html"
 
 
 if __name__ == "__main__":
-    main()
+    print(f"the deck is {write(DECK)}; copy the folder to take it along")

@@ -1,6 +1,6 @@
 """Cuts as event weights: the soft one has a gradient, the hard one is what gets published.
 
-Several cuts are one array of thresholds, and their product is a sum of logarithms:
+Several cuts are one array of thresholds, and their product is a sum of logarithms::
 
     weights = jnp.exp(log_soft_cut(features, above=cuts, slope=5 / spread(features)).sum(axis=-1))
 

@@ -45,7 +45,7 @@ def boundary_gradient(
 ) -> Float[Array, "bins"]:
     """Derivative of the expected count between neighbouring boundaries, as events flow through.
 
-    What flows in over the lower boundary minus what flows out over the upper one,
+    What flows in over the lower boundary minus what flows out over the upper one, ::
 
         d nu_k / d theta = f(b_k) v(b_k) - f(b_k+1) v(b_k+1),
 
@@ -81,7 +81,7 @@ def score_function_gradient(
     """Gradient of any objective, hard or not, from its values at jittered parameters (REINFORCE).
 
     The objective is averaged over Gaussian jitter of the parameters, which makes its expectation
-    smooth; the derivative of that is (Williams, doi:10.1007/BF00992696)
+    smooth; the derivative of that is (Williams, doi:10.1007/BF00992696) ::
 
         E[(objective(p + widths e) - baseline) e / widths],       e ~ N(0, 1),
 

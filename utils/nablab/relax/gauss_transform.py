@@ -1,7 +1,7 @@
 """Fast Gauss transform: sums of Gaussian bin memberships whose cost per event knows no bins.
 
 A membership p(x) is smooth on the scale of the bandwidth. So a sum over many events can be had from
-few weighted points that stand for them,
+few weighted points that stand for them, ::
 
     sum_i w_i p(x_i)  =  sum_n W_n p(node_n),
 

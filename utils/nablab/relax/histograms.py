@@ -1,7 +1,7 @@
 """Histograms with a gradient, and the hard one with the same signature.
 
 Each function maps events to ``Counts``: the weighted number of events per bin and its variance.
-An event belongs to bin k with a membership p_k between 0 and 1, so that
+An event belongs to bin k with a membership p_k between 0 and 1, so that ::
 
     counts_k = sum_i w_i p_k(x_i),      variance_k = sum_i (w_i p_k(x_i))^2 .
 

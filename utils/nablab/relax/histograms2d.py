@@ -2,7 +2,7 @@
 
 The membership of an event is the product of its memberships along x and along y. So the sums over
 events are products of two matrices, events x bins of one axis each, taken for a block of events
-after the other:
+after the other::
 
     counts = (w p_x)^T p_y,      variances = (w^2 p_x^2)^T p_y^2 .
 """

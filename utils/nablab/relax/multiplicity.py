@@ -4,7 +4,7 @@ An object passes with a probability, its membership: a soft cut on its transvers
 Objects pass independently of each other, so their number N in an event follows the
 Poisson-binomial distribution. Objects that only fill up the arrays (``mask`` false, see
 :mod:`nablab.relax.objects`) never pass, whatever their values. The last axis is that of the
-objects; leading axes, such as that of the events, are free.
+objects; leading axes, such as that of the events, are free. ::
 
     passing = soft_cut(pt, above=30.0, slope=0.5)
     at_least(multiplicity(passing, mask), 4)        # probability of four jets above 30 GeV

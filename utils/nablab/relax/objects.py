@@ -88,7 +88,7 @@ def soft_top_k(
 ) -> Float[Array, "*events k objects"]:
     """Weight of each object in the places 1 to k, in descending order of the values (SoftSort).
 
-    Place i is shared by the objects with values close to the i-th largest one (arXiv:2006.16038):
+    Place i is shared by the objects with values close to the i-th largest one (arXiv:2006.16038)::
 
         weight of object j in place i = exp(-|values_(i) - values_j| / temperature) / sum over j
 

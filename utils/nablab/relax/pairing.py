@@ -30,7 +30,7 @@ def pair_masses(
     """Invariant masses of both pairs in each of the three pairings of four jets (``PAIRINGS``).
 
     Written without differences of large numbers, so that pairs of collinear or light jets have
-    their mass, too:
+    their mass, too::
 
         m² = m1² + m2² + 2 (E1 E2 - p1 p2) + 2 p1 p2 (1 - cos angle)
 
@@ -76,7 +76,7 @@ def soft_pairing(
     """Pair the four jets of hh -> bbbb by a soft minimum over the three pairings.
 
     The pairing wanted is the one closest to the line from the origin through the expected masses
-    of the leading and the subleading Higgs boson candidate,
+    of the leading and the subleading Higgs boson candidate, ::
 
         D_hh = |m_lead - r m_sub| / sqrt(1 + r²),      r = expected m_lead / expected m_sub,
 

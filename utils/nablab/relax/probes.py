@@ -38,8 +38,8 @@ class Probe(NamedTuple):
     relative_error: Float[Array, ""]
     """Length of ``bias`` divided by the length of the reference, both as vectors over the bins."""
     carrying: Float[Array, ""]
-    """Fraction of the events that carries the gradient: (sum |c|)² / (N sum |c|²), between 1/N and
-    1, for the contributions c of the events, as vectors over the bins; 0 without a gradient."""
+    """Fraction of the events that carries the gradient: ``(sum |c|)² / (N sum |c|²)``, between 1/N
+    and 1, for the contributions c of the events, as vectors over the bins; 0 without a gradient."""
 
 
 def probe(

@@ -1,12 +1,12 @@
 """Soft histograms by penalised B-splines: a smoother of fourth order, for events by the million.
 
-The density of the events is estimated by a cubic spline f on uniform knots, the one that minimises
+The density of the events is estimated by a cubic spline f on uniform knots, which minimises ::
 
     integral f^2  -  2 sum_i w_i f(x_i)  +  bandwidth^4  integral (f'')^2 .
 
 This is least squares with the roughness penalty of the P-splines (Eilers & Marx, 1996,
 doi:10.1214/ss/1038425655), the one of the smoothing splines. Away from the knots' ends and for
-knots closer than a bandwidth it is a kernel estimate with
+knots closer than a bandwidth it is a kernel estimate with ::
 
     kernel(u) = exp(-|u| / sqrt 2) sin(|u| / sqrt 2 + pi/4) / 2,      u = distance / bandwidth
 
