@@ -49,16 +49,19 @@ MathJax.Hub.Config({ "HTML-CSS": { availableFonts: [], webFont: "STIX-Web" } });
 </script>
 <style>
 .reveal .slides section { text-align: left; height: 100%; }
-.reveal .jp-RenderedHTMLCommon { font-size: 30px; line-height: 1.35; }
+.reveal .jp-RenderedHTMLCommon { font-size: 34px; line-height: 1.35; }
 .reveal .jp-RenderedHTMLCommon h1 { font-size: 60px; text-transform: none; margin-top: 150px; }
 .reveal .jp-RenderedHTMLCommon h2 { font-size: 44px; text-transform: none; margin: 0 0 20px; }
-.reveal .jp-RenderedHTMLCommon table { font-size: 28px; margin: 10px 0 20px; }
+.reveal .jp-RenderedHTMLCommon table { font-size: 32px; margin: 10px 0 20px; }
 .reveal .jp-RenderedHTMLCommon th, .reveal .jp-RenderedHTMLCommon td { padding: 6px 22px; }
 .reveal .jp-InputArea-editor pre, .reveal .jp-OutputArea-output pre {
   font-size: 22px; line-height: 1.3; width: 100%; margin: 0; box-shadow: none;
 }
 .reveal .jp-OutputPrompt, .reveal .jp-InputPrompt { display: none; }
 .reveal img, .reveal video { max-width: 100%; max-height: 540px; margin: 0; }
+.reveal .jp-OutputArea img, .reveal video {
+  width: 100%; height: 530px; object-fit: contain; object-position: left;
+}
 .nablab-sweep { font-size: 26px; }
 .nablab-sweep input[type=range] { vertical-align: middle; }
 </style>"""

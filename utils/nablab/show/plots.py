@@ -84,7 +84,7 @@ def caption(picture: Figure, text: str) -> Figure:
     """
     width, height = picture.canvas.get_width_height()
     picture.set_label(text)
-    line = picture.supxlabel(text, x=12 / width, ha="left", fontsize=9.5, color="#555555")
+    line = picture.supxlabel(text, x=12 / width, ha="left", color="#555555")
     line.set_wrap(True)
     needed = line.get_window_extent(picture.canvas.get_renderer()).height
     _resize(picture, width, height + round(needed) + 8)
