@@ -16,7 +16,7 @@ export NABLAB_DATA := $(abspath $(NABLAB_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check-env test lint execute workshop talk slides book benchmark inferno neos arena lock clean
+.PHONY: help lab check-env test lint execute workshop talk slides book links benchmark inferno neos arena lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ slides: $(INSTALLED) ## write the talk as a deck that needs no network to build/
 
 book: $(INSTALLED) ## write notebooks and package as pages that need no network to build/book
 	$(BIN)/python utils/book.py
+
+links: $(INSTALLED) ## ask for every address that the pages name (needs a network)
+	$(BIN)/python utils/book.py links
 
 workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to build/workshop
 	$(BIN)/python utils/workshop.py

@@ -3,7 +3,10 @@
 import builtins
 import dis
 import importlib
+import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -71,7 +74,8 @@ def test_lock_is_exact_and_names_no_host():
 
 
 def test_lock_covers_the_declared_packages():
-    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    optional = PROJECT["optional-dependencies"]
+    declared = PROJECT["dependencies"] + optional["test"] + optional["site"]
     for text in declared:
         wanted = Requirement(text)
         for python in ("3.11", "3.12", "3.13"):
@@ -157,3 +161,27 @@ def test_every_name_in_the_package_is_defined(path):
     known = {*dir(module), *dir(builtins), *names_in(code, "STORE_NAME"), "__annotations__"}
     undefined = set(names_in(code, "LOAD_GLOBAL", "LOAD_NAME")) - known
     assert not undefined
+
+
+def test_binder_image_is_small():
+    """Nothing for graphics cards, and one copy of ffmpeg: the one inside imageio-ffmpeg."""
+    installed = {line.name for line in LOCKED} | set(CONDA) | names(PIP)
+    assert "imageio-ffmpeg" in installed
+    assert not [name for name in installed if re.search(r"nvidia|cuda|rocm|torch|^ffmpeg", name)]
+
+
+def test_binder_says_nothing_about_news():
+    settings = json.loads((ROOT / "binder" / "overrides.json").read_text(encoding="utf-8"))
+    notification = settings["@jupyterlab/apputils-extension:notification"]
+    assert notification["fetchNews"] == "false" and not notification["checkForUpdates"]
+    assert "overrides.json" in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Binder runs on Linux")
+def test_binder_computes_on_a_cpu():
+    """What repo2docker starts with binder/start sees the variable."""
+    command = [ROOT / "binder" / "start", sys.executable, "-c"]
+    asked = "import os; print(os.environ['JAX_PLATFORMS'])"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    said = subprocess.run([*command, asked], env=environment, capture_output=True, text=True)
+    assert said.stdout == "cpu\n"

@@ -2,7 +2,6 @@
 
 import re
 import statistics
-import subprocess
 from pathlib import Path
 
 import nbformat
@@ -14,7 +13,6 @@ START = "00_start_here.ipynb"
 SECTIONS = ("Exercises", "What you have now", "What next")
 SECTIONS_OF_A_LESSON = (*SECTIONS, "Where it breaks", "References")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~/:])/(home|root|Users|tmp|mnt|var)/|\b[A-Z]:\\\w")
-LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|(?:src|href)=[\"']([^\"']+)")
 MARKUP_THAT_IS_DATA = re.compile(r"base64,[A-Za-z0-9+/=\s]+")
 
 
@@ -120,34 +118,6 @@ def output_text(output):
     data = output.get("data", {})
     words = [str(value) for kind, value in data.items() if not kind.startswith("image/")]
     return "\n".join([output.get("text", ""), *output.get("traceback", []), *words])
-
-
-def test_links_lead_somewhere(path, notebook):
-    for found in LINK.findall("\n".join(markdown(notebook))):
-        target = (found[0] or found[1]).partition("#")[0]
-        if target and not re.match(r"[a-z]+:", target):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
-
-
-def test_links_within_a_page_lead_to_a_heading(notebook):
-    # Jupyter and nbconvert name a heading by its words, with hyphens in between
-    names = {line.lstrip("# ").replace(" ", "-") for line in headings(notebook)}
-    for found in LINK.findall("\n".join(markdown(notebook))):
-        target = found[0] or found[1]
-        assert not target.startswith("#") or target[1:] in names, target
-
-
-def test_no_file_is_large():
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    assert not [file for file in files if file.is_file() and file.stat().st_size > 1_000_000]
 
 
 def test_museum_is_linked(path, notebook):

@@ -197,6 +197,16 @@ def build(notebooks: dict, folder: Path) -> Path:
     return html / "index.html"
 
 
+def check_links() -> None:
+    """Ask for every address that the pages name. Needs a network."""
+    folder = ROOT / "build" / "links"
+    write_sources({path.stem: nbformat.read(path, as_version=4) for path in NOTEBOOKS}, folder)
+    settings = SETTINGS | {"linkcheck_ignore": [HOME, "https://mybinder.org/v2/"]}
+    app = Sphinx(folder, None, folder / "out", folder / "doctrees", "linkcheck", settings)
+    app.build()
+    sys.exit(app.statuscode)
+
+
 def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     notebooks = {}
@@ -207,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    check_links() if sys.argv[1:] == ["links"] else main()
