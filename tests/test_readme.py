@@ -79,7 +79,7 @@ def test_versions_are_those_of_the_lock():
 def test_make_targets_exist():
     rules = (ROOT / "Makefile").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:`|^ {4}|folder )make ([a-z-]+)", README, flags=re.MULTILINE))
-    assert {"lab", "test", "execute", "benchmark"} <= named
+    assert {"lab", "test", "talk", "book", "slides", "workshop"} <= named
     assert not [target for target in named if not re.search(rf"^{target}:", rules, re.MULTILINE)]
 
 
