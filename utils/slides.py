@@ -55,7 +55,7 @@ MathJax.Hub.Config({ "HTML-CSS": { availableFonts: [], webFont: "STIX-Web" } });
 .reveal .jp-RenderedHTMLCommon table { font-size: 32px; margin: 10px 0 20px; }
 .reveal .jp-RenderedHTMLCommon th, .reveal .jp-RenderedHTMLCommon td { padding: 6px 22px; }
 .reveal .jp-InputArea-editor pre, .reveal .jp-OutputArea-output pre {
-  font-size: 22px; line-height: 1.3; width: 100%; margin: 0; box-shadow: none;
+  font-size: 24px; line-height: 1.3; width: 100%; margin: 0; box-shadow: none;
 }
 .reveal .jp-OutputPrompt, .reveal .jp-InputPrompt { display: none; }
 .reveal img, .reveal video { max-width: 100%; max-height: 540px; margin: 0; }
