@@ -40,6 +40,7 @@ def test_output_has_widget_picture_and_words():
     bundle = explored._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/plain"] == "Explorer, threshold = 0.5: A threshold."
+    assert explored._picture.tooltip == "A threshold.", "words for screen readers"
     stored, live = pixels(bundle["image/png"]), pixels(explored.image)
     assert stored.shape == live.shape and np.abs(stored - live).max() < 40
     assert bundle["image/png"] == explorer()._repr_mimebundle_()["image/png"]

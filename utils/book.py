@@ -101,29 +101,41 @@ def anchor(title: str) -> str:
     return title.replace(" ", "-")
 
 
-def fingerprint(path: Path) -> str:
-    """Of a notebook's cells and of all that they import."""
-    cells = nbformat.read(path, as_version=4).cells
-    parts = [cell.source.encode() for cell in cells]
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def fingerprint(notebook) -> str:
+    """Of a notebook's code and of all that it imports."""
+    parts = [cell.source.encode() for cell in code_cells(notebook)]
     used = [*sorted(PACKAGE.rglob("*.py")), ROOT / "requirements.lock"]
     parts += [file.read_bytes() for file in used]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def with_sliders(path: Path):
-    """The notebook after a run in which its sliders have left their pages behind."""
-    kept = BUILD / "executed" / f"{path.stem}.{fingerprint(path)}.ipynb"
-    if kept.exists():
-        return nbformat.read(kept, as_version=4)
-    try:
-        notebook = execute.with_sweeps(path)
-    except CellExecutionError as error:
-        reason = f"{error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''}"
-        print(f"{path.name} did not run; its stored outputs are shown. {reason}", file=sys.stderr)
-        return nbformat.read(path, as_version=4)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, kept)
+    """The notebook with the outputs of a run in which its sliders have left their pages behind."""
+    notebook = nbformat.read(path, as_version=4)
+    kept = BUILD / "executed" / f"{path.stem}.{fingerprint(notebook)}.ipynb"
+    if not kept.exists():
+        try:
+            run = execute.with_sweeps(path)
+        except CellExecutionError as error:
+            print(f"{path.name} did not run; shown as stored: {error}", file=sys.stderr)
+            return notebook
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(run, kept)
+    run = nbformat.read(kept, as_version=4)
+    for cell, done in zip(code_cells(notebook), code_cells(run), strict=True):
+        cell.outputs = done.outputs
     return notebook
+
+
+def entry(name: str, notebook) -> str:
+    """A line of the table of contents: number and title."""
+    title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+    number = f"{name[:2]} " if name[:2].isdigit() else ""
+    return f"{number}{title} <nbs/{name}>"
 
 
 def room_page(room: str) -> str:
@@ -172,7 +184,7 @@ def write_sources(notebooks: dict, source: Path) -> None:
         (source / "api" / f"{room}.md").write_text(room_page(room), encoding="utf-8")
     (source / "_static" / "nablab.css").write_text(STYLE, encoding="utf-8")
     front = FRONT.format(
-        notebooks="\n".join(f"nbs/{name}" for name in notebooks),
+        notebooks="\n".join(entry(name, notebook) for name, notebook in notebooks.items()),
         rooms="\n".join(f"api/{room}" for room in ROOMS),
     )
     (source / "index.md").write_text(front, encoding="utf-8")

@@ -102,7 +102,10 @@ class Explorer(ipywidgets.VBox):
         self._paint = painter(figure, update)
         self._caption = figure.get_label()
         self._pixels = np.full((height, width, 4), 255, dtype=np.uint8)
-        self._picture = ipywidgets.Image(format="png", width=width, height=height)
+        # An image of ipywidgets has no alt text; a title is what screen readers fall back to.
+        self._picture = ipywidgets.Image(
+            format="png", width=width, height=height, tooltip=self._caption or None
+        )
         self._message = ipywidgets.HTML()
         self.redraw()
         for widget in controls.values():
