@@ -16,6 +16,7 @@ import numpy as np
 # One slider has this many positions, several share: a page holds about as many pictures.
 POSITIONS, PICTURES = 41, 150
 
+ROW = "display:flex; align-items:center; gap:0.6em; max-width:760px"
 SCRIPT = """(function () {
   const root = document.currentScript.parentElement;
   const sweep = JSON.parse(root.querySelector("script[type='application/json']").textContent);
@@ -107,9 +108,10 @@ def row(widget: ipywidgets.Widget, values: Sequence, start) -> str:
     else:
         control = (
             f'<input type="range" data-control min="0" max="{len(values) - 1}" value="{at}" '
-            'style="width:60%">'
+            'style="flex:1">'
         )
-    return f"<div><label>{label} {control} <output></output></label></div>"
+    text = f"<span>{label}</span> {control} <output style='min-width:4em'></output>"
+    return f'<label style="{ROW}">{text}</label>'
 
 
 def written(value) -> str:
