@@ -28,7 +28,7 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to 
 check-env: ## say what is missing on this computer, in plain words
 	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) utils/check_env.py
 
-LONG := $(addprefix tests/test_,real_likelihoods.py jittered_models.py hypotests.py limits.py)
+LONG := $(addprefix tests/test_,browser_lab.py browser_pages.py real_likelihoods.py jittered_models.py hypotests.py limits.py)
 test: export JAX_PLATFORMS = cpu
 # What takes longest comes first, so that the workers end together.
 test: lint ## check the style, run the tests, and run every notebook against its stored output

@@ -1,9 +1,9 @@
 """The static deck and the book in a real browser, from a file and without a network."""
 
-import os
 import re
 from pathlib import Path
 
+import lab
 import nbformat
 import pytest
 
@@ -41,11 +41,7 @@ WAITING = """() => typeof MathJax === "undefined" || (MathJax.isReady
 
 @pytest.fixture(scope="module")
 def screenshots(tmp_path_factory):
-    """Where to look at them afterwards: $NABLAB_SCREENSHOTS, or a temporary folder."""
-    wanted = os.environ.get("NABLAB_SCREENSHOTS")
-    folder = Path(wanted) if wanted else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return lab.screenshots(tmp_path_factory.mktemp("screenshots"))
 
 
 @pytest.fixture

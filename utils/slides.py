@@ -60,7 +60,7 @@ MathJax.Hub.Config({ "HTML-CSS": { availableFonts: [], webFont: "STIX-Web" } });
 .reveal .jp-OutputPrompt, .reveal .jp-InputPrompt { display: none; }
 .reveal img, .reveal video { max-width: 100%; max-height: 540px; margin: 0; }
 .reveal .jp-OutputArea img, .reveal video {
-  width: 100%; height: 530px; object-fit: contain; object-position: left;
+  width: 100%; height: 530px !important; object-fit: contain; object-position: left;
 }
 .nablab-sweep { font-size: 26px; }
 .nablab-sweep input[type=range] { vertical-align: middle; }

@@ -42,7 +42,7 @@ class Movie:
         alt = html.escape(self.alt)
         return (
             f'<video autoplay loop muted playsinline controls width="{self.width}" '
-            f'height="{self.height}" aria-label="{alt}" '
+            f'height="{self.height}" style="max-width: 100%; height: auto" aria-label="{alt}" '
             f'src="data:video/mp4;base64,{data}">{alt}</video>'
         )
 

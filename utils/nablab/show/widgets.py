@@ -48,6 +48,7 @@ def control(name: str, choice) -> ipywidgets.Widget:
     if isinstance(choice, bool):
         return ipywidgets.Checkbox(choice, **shared)
     if isinstance(choice, list) and choice and all(isinstance(entry, str) for entry in choice):
+        shared["style"] = style | {"button_width": "auto"}  # or long words would be cut off
         return ipywidgets.ToggleButtons(options=choice, **shared)
     numbers = [entry for entry in choice if isinstance(entry, Real)] if _is_row(choice) else []
     if len(numbers) not in (3, 4) or len(numbers) + len(words) != len(choice):
@@ -102,10 +103,10 @@ class Explorer(ipywidgets.VBox):
         self._paint = painter(figure, update)
         self._caption = figure.get_label()
         self._pixels = np.full((height, width, 4), 255, dtype=np.uint8)
-        # An image of ipywidgets has no alt text; a title is what screen readers fall back to.
-        self._picture = ipywidgets.Image(
-            format="png", width=width, height=height, tooltip=self._caption or None
-        )
+        # An image of ipywidgets has no alt text; a title is what screen readers fall back to. Its
+        # usual margin would make it wider than the box, and the browser draw a scroll bar.
+        words = {"tooltip": self._caption or None, "layout": {"margin": "0"}}
+        self._picture = ipywidgets.Image(format="png", width=width, height=height, **words)
         self._message = ipywidgets.HTML()
         self.redraw()
         for widget in controls.values():

@@ -1,0 +1,65 @@
+"""Every notebook in JupyterLab, in a browser: all cells run, sliders move pictures, movies play."""
+
+import os
+
+import lab
+import pytest
+
+NOTEBOOKS = sorted(path.name for path in (lab.ROOT / "nbs").glob("*.ipynb"))
+NO_DATA = "set NABLAB_DATA to a folder with the open-data files to test this notebook"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with lab.server(tmp_path_factory.mktemp("lab")) as address:
+        yield address
+
+
+@pytest.fixture
+def screenshots(tmp_path):
+    return lab.screenshots(tmp_path)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_runs_and_moves(name, chromium, address, screenshots):
+    if name == "12_open_data.ipynb" and not os.environ.get("NABLAB_DATA"):
+        pytest.skip(NO_DATA)
+    with lab.opened(chromium, address, f"nbs/{name}") as page:
+        lab.run_all(page)
+        cells = lab.cells(page)
+        assert [error for cell in cells for error in cell["errors"]] == []
+        assert [cell["source"] for cell in cells if cell["count"] is None] == []
+        explorers = lab.explorers(page)
+        assert len(explorers) == sum(cell["explorers"] for cell in cells)
+        for number, explorer in enumerate(explorers, start=1):
+            path = screenshots / f"{name.removesuffix('.ipynb')}_{number}.png"
+            explorer.scroll_into_view_if_needed()
+            explorer.screenshot(path=path.with_stem(f"{path.stem}_start"))
+            move_everything(explorer)
+            explorer.screenshot(path=path)
+        movies = lab.wait_for_movies(page)
+        assert len(movies) == sum(cell["movies"] for cell in cells)
+        assert all(min(movie.values()) > 0 for movie in movies)
+        assert lab.too_wide(page) == []
+        assert page.complaints == []
+
+
+def move_everything(explorer):
+    """Sliders by mouse, buttons and tick boxes: each changes the picture for some setting."""
+    sliders = explorer.locator(".widget-slider").all()
+    buttons = explorer.locator(".widget-toggle-button, .widget-label-basic").element_handles()
+    without_effect, picture = [*sliders, *buttons], lab.picture(explorer)
+    assert without_effect
+    for place in (0.85, 0.6, 0.15):
+        for control in [*sliders, *buttons]:
+            shown = control.inner_text()
+            if control in sliders:
+                lab.drag(control, place)
+            elif "mod-active" not in (control.get_attribute("class") or ""):
+                control.click()
+            before, picture = picture, lab.picture(explorer)
+            assert explorer.locator(".widget-html-content").inner_text() == ""
+            has_moved = control in buttons or control.inner_text() != shown
+            if picture != before and has_moved and control in without_effect:
+                without_effect.remove(control)
+    assert [control.inner_text() for control in without_effect] == []
