@@ -69,6 +69,7 @@ def test_slide_by_slide(page, tmp_path):
         assert page.evaluate(SLIDE) == shown
         movies += lab.wait_for_movies(page)
         page.screenshot(path=folder / f"talk_{number:02}.png")
+        assert not page.locator(".jp-deck-mod-onscreen .jp-InputPlaceholder:visible").count()
         if overflow := page.evaluate(OVERFLOW):
             beyond[TALK.cells[shown[0]].source.partition("\n")[0]] = overflow
         for explorer in lab.explorers(page):

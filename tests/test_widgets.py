@@ -40,7 +40,6 @@ def test_output_has_widget_picture_and_words():
     bundle = explored._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/plain"] == "Explorer, threshold = 0.5: A threshold."
-    assert explored._picture.tooltip == "A threshold.", "words for screen readers"
     stored, live = pixels(bundle["image/png"]), pixels(explored.image)
     assert stored.shape == live.shape and np.abs(stored - live).max() < 40
     assert bundle["image/png"] == explorer()._repr_mimebundle_()["image/png"]
@@ -202,3 +201,26 @@ def test_the_picture_has_no_tooltip():
     figure, ax = plots.figure()
     explorer = widgets.explore(figure, lambda level: [ax.axhline(level)], level=(0.0, 1.0, 0.5))
     assert explorer._picture.tooltip is None
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        (-3.0, 3.0, 1.0),
+        (0.1, 3.0, 1.0),
+        (0.01, 0.3, 0.1),
+        (0.0, 0.7, 0.7),
+        (1e-3, 3.0, 0.5, "log"),
+        (0.1, 50.0, 1.0, "log"),
+        (2.0, 9.0, 2.0, "log"),
+        (2.0, 9.0, 9.0, "log"),
+    ],
+)
+def test_a_slider_starts_on_one_of_its_steps(choice):
+    """Or the browser moves it, and the picture with it, before anybody has touched it."""
+    slider = widgets.control("x", choice)
+    at = np.log10(slider.value) if "log" in choice else slider.value
+    steps = (at - slider.min) / slider.step
+    assert slider.value == choice[2] and abs(steps - round(steps)) < 1e-9
+    assert slider.min - 1e-9 <= at <= slider.max + 1e-9
+    assert 99 <= (slider.max - slider.min) / slider.step < 201

@@ -29,6 +29,7 @@ def explore(figure: Figure, update: Callable, **sliders) -> "Explorer":
 
     - ``(start, stop, value)``: a slider, over whole numbers if all three are; after these may come,
       in any order, a step, the word ``"log"``, and a label with a unit such as ``"cut [GeV]"``;
+      The ends of a logarithmic slider move by up to half a step, so that the value lies on one;
     - ``True`` or ``False``: a tick box; a list of strings: buttons, the first one chosen.
 
     An error in ``update`` becomes a sentence under the faded picture, and the next move goes on.
@@ -63,16 +64,30 @@ def control(name: str, choice) -> ipywidgets.Widget:
             raise ValueError(f"{name} starts at {start}: a logarithmic slider starts above 0")
         low, high = math.log10(start), math.log10(stop)
         step = numbers[3] if len(numbers) == 4 else (high - low) / 100
+        at = math.log10(value)
+        low, high = (at + round((end - at) / step) * step for end in (low, high))
         return ipywidgets.FloatLogSlider(
             value, min=low, max=high, step=step, readout_format=".3g", **shared
         )
     if all(isinstance(number, Integral) for number in numbers):
         step = numbers[3] if len(numbers) == 4 else 1
         return ipywidgets.IntSlider(value, min=start, max=stop, step=step, **shared)
-    step = numbers[3] if len(numbers) == 4 else (stop - start) / 100
+    step = numbers[3] if len(numbers) == 4 else step_through(start, value, stop)
     return ipywidgets.FloatSlider(
         value, min=start, max=stop, step=step, readout_format=".4g", **shared
     )
+
+
+def step_through(start: int | float, value: int | float, stop: int | float) -> float:
+    """A step of about a hundredth of the way, one of whose multiples leads to the value.
+
+    A browser moves a slider that stands between two steps, and the picture with it.
+    """
+    for steps in range(100, 200):
+        at = (value - start) / (stop - start) * steps
+        if math.isclose(at, round(at), abs_tol=1e-9):
+            return (stop - start) / steps
+    return (stop - start) / 100
 
 
 def png_at_once(pixels: UInt8[np.ndarray, "height width 4"]) -> bytes:
@@ -103,10 +118,9 @@ class Explorer(ipywidgets.VBox):
         self._paint = painter(figure, update)
         self._caption = figure.get_label()
         self._pixels = np.full((height, width, 4), 255, dtype=np.uint8)
-        # An image of ipywidgets has no alt text; a title is what screen readers fall back to. Its
-        # usual margin would make it wider than the box, and the browser draw a scroll bar.
-        words = {"tooltip": self._caption or None, "layout": {"margin": "0"}}
-        self._picture = ipywidgets.Image(format="png", width=width, height=height, **words)
+        # Its usual margin would make it wider than the box, and the browser draw a scroll bar.
+        flush = {"margin": "0"}
+        self._picture = ipywidgets.Image(format="png", width=width, height=height, layout=flush)
         self._message = ipywidgets.HTML()
         self.redraw()
         for widget in controls.values():
