@@ -1,8 +1,8 @@
 """The notebooks and the package as pages that need no network: ``make book`` writes build/book.
 
 Every notebook is run with its sliders drawn beforehand (``nablab.show.sweeps``), so that they move
-without a kernel; a run is kept until the notebook or the package changes. Sphinx and myst-nb make
-the pages; MathJax is copied beside them, from the Python package that carries it.
+without a kernel; a run is kept until the notebook's code, the package or the lock changes. Sphinx
+and myst-nb make the pages; MathJax is copied beside them, from the package that carries it.
 """
 
 import ast
@@ -13,7 +13,6 @@ import pkgutil
 import shutil
 import sys
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -61,7 +60,6 @@ SETTINGS = {
 STYLE = """
 .bd-header { display: none !important; }  /* a second field for searching, nothing else */
 .cell_output video, .cell_output img { max-width: 100%; height: auto; }
-.nablab-sweep input[type=range] { vertical-align: middle; }
 div.cell div.cell_input pre, div.cell div.cell_output pre { font-size: 13px; }
 dl.py { overflow-wrap: anywhere; }
 """
@@ -204,8 +202,7 @@ def build(notebooks: dict, folder: Path) -> Path:
     app.build()
     if app.statuscode:
         raise RuntimeError("the pages have dead links or other faults: see the warnings above")
-    installed = Path(find_spec("jupyter_server_mathjax").submodule_search_locations[0])
-    shutil.copytree(installed / "static", html / "_static" / "mathjax")
+    execute.copy_from_package("jupyter_server_mathjax", "static", html / "_static" / "mathjax")
     return html / "index.html"
 
 

@@ -9,8 +9,10 @@ picture and the text that it offers beside its live view.
 import argparse
 import html
 import os
+import shutil
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -90,6 +92,12 @@ def describe(notebook):
                 words = output.metadata.get("image/png", {}).get("alt") or data["text/plain"]
                 picture = f"data:image/png;base64,{data['image/png'].strip()}"
                 data["text/html"] = f'<img alt="{html.escape(words)}" src="{picture}">'
+
+
+def copy_from_package(package: str, part: str, target: Path) -> None:
+    """Copy a folder that an installed Python package carries, such as MathJax."""
+    installed = Path(find_spec(package).submodule_search_locations[0])
+    shutil.copytree(installed / part, target)
 
 
 def execute(path: Path) -> str:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 from copy import deepcopy
-from importlib.util import find_spec
 from pathlib import Path
 
 from nbconvert import SlidesExporter
@@ -23,7 +22,6 @@ VENDOR = {
     "revealjs": ("sphinx_revealjs", "_static/revealjs"),
     "mathjax": ("jupyter_server_mathjax", "static"),
 }
-MATH = "TeX-AMS-MML_HTMLorMML-full"
 # What nbconvert would load from elsewhere: scripts, styles, and a module for diagrams.
 OUTSIDE = re.compile(
     r'<(?:script|link)[^>]*(?:src|href)="https?://[^>]*>(?:</script>)?'
@@ -63,7 +61,6 @@ MathJax.Hub.Config({ "HTML-CSS": { availableFonts: [], webFont: "STIX-Web" } });
   width: 100%; height: 530px !important; object-fit: contain; object-position: left;
 }
 .nablab-sweep { font-size: 26px; }
-.nablab-sweep input[type=range] { vertical-align: middle; }
 </style>"""
 
 
@@ -97,8 +94,7 @@ def write(folder: Path) -> Path:
     (folder / "index.html").write_text(deck(notebook), encoding="utf-8")
     shutil.copytree(TALK.parent / "figures", folder / "figures")
     for name, (package, part) in VENDOR.items():
-        installed = Path(find_spec(package).submodule_search_locations[0])
-        shutil.copytree(installed / part, folder / "vendor" / name)
+        execute.copy_from_package(package, part, folder / "vendor" / name)
     return folder / "index.html"
 
 

@@ -28,8 +28,8 @@ def explore(figure: Figure, update: Callable, **sliders) -> "Explorer":
     ``update`` returns the artists it changed or added, as for ``movies.record``. A control is
 
     - ``(start, stop, value)``: a slider, over whole numbers if all three are; after these may come,
-      in any order, a step, the word ``"log"``, and a label with a unit such as ``"cut [GeV]"``;
-      The ends of a logarithmic slider move by up to half a step, so that the value lies on one;
+      in any order, a step, the word ``"log"``, and a label with a unit such as ``"cut [GeV]"``
+      (the ends of a logarithmic one move by up to half a step, so that the value lies on a step);
     - ``True`` or ``False``: a tick box; a list of strings: buttons, the first one chosen.
 
     An error in ``update`` becomes a sentence under the faded picture, and the next move goes on.
