@@ -24,7 +24,7 @@ MOVES = 20
 # Once for a page: when the input came, and how long the kernel was busy.
 WATCH = f"""() => {{
     window.started = window.inKernel = 0; window.painted = [];
-    for (const kind of ['keydown', 'mousedown'])
+    for (const kind of ['keydown', 'click'])
         addEventListener(kind, event => {{ started = event.timeStamp; }}, true);
     const busySince = {{}};
     {lab.KERNEL}.iopubMessage.connect((_, message) => {{
@@ -62,16 +62,19 @@ def press_key(slider):
     return lambda number: handle.press("ArrowLeft" if number < MOVES // 2 else "ArrowRight")
 
 
+def click(control):
+    """On the button that is not chosen, or on the tick box, as fast as a hand."""
+    other = control.locator("button:not(.mod-active), input").first
+    return lambda number: other.click(delay=80)
+
+
 def explorer_rows(name, number, explorer):
     """A row of the table for each control."""
     explorer.locator("> img").evaluate(PAINTED)
     inputs = explorer.locator(".widget-slider, .widget-toggle-buttons, .widget-checkbox")
     for control in inputs.all():
-        if control.locator(".noUi-handle").count():
-            found = moves(explorer, press_key(control))
-        else:
-            others = control.locator("button:not(.mod-active), input").first
-            found = moves(explorer, lambda _, others=others: others.click())
+        has_handle = control.locator(".noUi-handle").count()
+        found = moves(explorer, press_key(control) if has_handle else click(control))
         times = [f"{len(found)}"]
         if found:
             total, kernel = np.transpose(found)

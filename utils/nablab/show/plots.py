@@ -243,14 +243,11 @@ def decision(
     dx, dy = (x1 - x0) / max(columns - 1, 1) / 2, (y1 - y0) / max(rows - 1, 1) / 2
     ax.grid(False)
     image = ax.imshow(
-        values,
+        # Colours, not values: matplotlib would look up that of every pixel, not of every point.
+        DECISION_COLOURS((values - low) / (high - low), alpha=0.45, bytes=True),
         extent=(x0 - dx, x1 + dx, y0 - dy, y1 + dy),
         origin="lower",
         aspect="auto",
-        cmap=DECISION_COLOURS,
-        vmin=low,
-        vmax=high,
-        alpha=0.45,
         interpolation="bilinear",
         zorder=0,
     )
