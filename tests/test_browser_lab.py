@@ -34,6 +34,7 @@ def test_runs_and_moves(name, chromium, address, screenshots):
         for number, explorer in enumerate(explorers, start=1):
             path = screenshots / f"{name.removesuffix('.ipynb')}_{number}.png"
             explorer.scroll_into_view_if_needed()
+            assert explorer.get_by_role("img").and_(explorer.locator("[aria-label]")).count() == 1
             explorer.screenshot(path=path.with_stem(f"{path.stem}_start"))
             move_everything(explorer)
             explorer.screenshot(path=path)

@@ -67,6 +67,17 @@ def test_set_moves_several_sliders_with_one_redraw():
         explored.set(c=1)
 
 
+@pytest.mark.parametrize(
+    ("caption", "label"), [("CLs < 0.05", "CLs &lt; 0.05"), ("", "picture for threshold")]
+)
+def test_the_picture_has_words_for_screen_readers(caption, label):
+    figure, _ = plots.figure(320, 240)
+    plots.caption(figure, caption)
+    explored = widgets.explore(figure, lambda threshold: [], threshold=(0.0, 1.0, 0.5))
+    assert f'role="img" aria-label="{label}"' in explored.children[-1].value
+    assert explored.message == ""
+
+
 def test_an_error_is_a_sentence_and_the_next_move_recovers():
     def update(threshold):
         if threshold > 0.7:

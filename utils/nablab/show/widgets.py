@@ -121,7 +121,11 @@ class Explorer(ipywidgets.VBox):
         # Its usual margin would make it wider than the box, and the browser draw a scroll bar.
         flush = {"margin": "0"}
         self._picture = ipywidgets.Image(format="png", width=width, height=height, layout=flush)
+        # The words for screen readers: the picture itself cannot carry them, and they are no text.
+        words = html.escape(self._caption or f"picture for {', '.join(controls)}")
+        self._description = f'<span role="img" aria-label="{words}"></span>'
         self._message = ipywidgets.HTML()
+        self.message = ""
         self.redraw()
         for widget in controls.values():
             widget.observe(self._moved, names="value")
@@ -145,7 +149,12 @@ class Explorer(ipywidgets.VBox):
     @property
     def message(self) -> str:
         """The sentence under the picture; empty when all is well."""
-        return html.unescape(self._message.value)
+        return self._sentence
+
+    @message.setter
+    def message(self, sentence: str) -> None:
+        self._sentence = sentence
+        self._message.value = self._description + html.escape(sentence)
 
     def set(self, **values) -> None:
         """Move several controls, with one redraw. Raises ``ValueError`` for an unknown name."""
@@ -164,14 +173,13 @@ class Explorer(ipywidgets.VBox):
         """Draw the picture for the values as they stand."""
         try:
             self._pixels = self._paint(**self.values).copy()
-            self._message.value = ""
+            self.message = ""
             self._picture.value = png_at_once(self._pixels)
         except Exception as error:
             reason = str(error).strip().split("\n")[0].rstrip(".")
             if not isinstance(error, ValueError) or not reason:
                 reason = f"{type(error).__name__} {reason}".strip()
-            sentence = f"No picture for {self._settings()}: {reason}. Move a slider to go on."
-            self._message.value = html.escape(sentence)
+            self.message = f"No picture for {self._settings()}: {reason}. Move a slider to go on."
             faded = 255 - (255 - self._pixels.astype(int)) // 4
             self._picture.value = png_at_once(faded.astype(np.uint8))
 
