@@ -5,11 +5,10 @@ differentiated: at the minimum the conditions of Karush, Kuhn and Tucker hold, a
 function theorem turns their derivatives into that of x*. Parameters at a bound stay there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers
-from nablab.infer import matrices
+from nablab.infer import elsewhere, matrices, newton
 
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
-# How much longer steps get where the curvature is negative, which leads away from a maximum.
-LONGER = 4.0
+# How often the fits look for lower minima elsewhere, and from how many points each time where the
+# parameters are many.
+ROUNDS = 4
+TRIES = 4
 
 
 class Status(IntEnum):
@@ -45,7 +46,14 @@ MEANING = {
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["status", "gradient_norm", "smallest_eigenvalue", "at_bound", "iterations"],
+    data_fields=[
+        "status",
+        "gradient_norm",
+        "smallest_eigenvalue",
+        "at_bound",
+        "iterations",
+        "heights",
+    ],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -59,7 +67,9 @@ class Certificate:
         smallest_eigenvalue: of the Hessian of the free parameters, each in units of its own
             uncertainty; 1 for uncorrelated parameters, 0 for a direction without effect.
         at_bound: which parameters rest on a bound.
-        iterations: points tried, the starting point included.
+        iterations: points tried on the way from the start that won, which is included.
+        heights: how much higher the fits from each starting point ended: 0 in the same minimum,
+            more in another one, NaN where there was nothing to try.
     """
 
     status: Int[Array, "*batch"]
@@ -67,6 +77,7 @@ class Certificate:
     smallest_eigenvalue: Float[Array, "*batch"]
     at_bound: Bool[Array, "*batch parameters"]
     iterations: Int[Array, "*batch"]
+    heights: Float[Array, "*batch starts"]
 
     @property
     def converged(self) -> Bool[Array, "*batch"]:
@@ -105,6 +116,8 @@ def minimize(
     upper: Float[Numbers, "*#fits parameters"] | float = jnp.inf,
     fixed: Bool[Numbers, "*#fits parameters"] | bool = False,
     starts: Float[Numbers, "starts *fits parameters"] | None = None,
+    along: Sequence[int] | Int[np.ndarray, "_"] = (),
+    look: Bool[Numbers, ""] | bool = True,
     tolerance: float = 1e-10,
     max_iterations: int = 500,
     args: tuple = (),
@@ -112,9 +125,8 @@ def minimize(
 ) -> Fit:
     """Minimise a smooth function of a few (up to some hundred) parameters within a box.
 
-    Newton steps with Levenberg-Marquardt damping: a step that does not lead downhill raises the
-    damping, and a curvature that is not positive is turned around. Steps are clipped to the box;
-    parameters pressed against a bound are left out of the next step.
+    Newton steps to the lowest point of a parabola within the box and a radius in which it is
+    trusted; a curvature that is not positive is turned around.
 
     Args:
         function: what to minimise, ``function(x, *args)``. It may also close over traced values:
@@ -126,6 +138,10 @@ def minimize(
         lower, upper: bounds.
         fixed: parameters that are not fitted.
         starts: additional starting points; the lowest minimum wins.
+        along: parameters, in steps of about 1 of which there may be other minima: these are looked
+            for from the one that was found. Several fits look at each other's minima, too, so that
+            none ends above another one that its bounds allow.
+        look: whether to look for other minima at all; may be traced.
         tolerance: for the gradient norm of the certificate.
         max_iterations: of Newton steps tried.
         args: further arguments of the function, pytrees of arrays.
@@ -149,17 +165,24 @@ def minimize(
     args, tree = jax.tree.flatten(args)
     function, expansion = _on_leaves(function, tree), _on_leaves(expansion, tree)
 
+    along = np.asarray(along, dtype=int)
     starts = init[None] if starts is None else jnp.concatenate([init[None], starts])
     still = jax.lax.stop_gradient
-    end = _search(expansion, still(args), *still((starts, lower, upper)), tolerance, max_iterations)
+    shape = (-1, 1, init.size) if init.ndim == 1 else starts.shape
+    box = lower.reshape(shape[1:]), upper.reshape(shape[1:])
+    end, heights = _search(
+        *(function, expansion, still(args), *still((starts.reshape(shape), *box))),
+        *(along, look, tolerance, max_iterations),
+    )
 
-    def attach(end, lower, upper):
+    def attach(end, heights, lower, upper):
         rest = jnp.where(end.x >= upper, upper, lower)
         x = _minimum(expansion, end.x, end.hessian, end.active, rest, args)
         value = _lowest(function, end.value, x, end.active, rest, args)
-        return Fit(x, value, _certify(end, lower < upper, tolerance))
+        return Fit(x, value, _certify(end, heights, lower < upper, tolerance))
 
-    return attach(end, lower, upper) if init.ndim == 1 else jax.vmap(attach)(end, lower, upper)
+    fits = jax.vmap(attach)(end, heights, *box)
+    return fits if init.ndim > 1 else jax.tree.map(lambda field: field[0], fits)
 
 
 def _on_leaves(function, tree):
@@ -225,137 +248,72 @@ def _lowest_jvp(function, primals, tangents):
     return jax.jvp(function, (x, *args), (moved, *args_dot))
 
 
-def _search(expansion, args, starts, lower, upper, tolerance, max_iterations):
-    """The best end of the Newton iterations from all starts, for each of the fits."""
-    *batch, size = starts.shape
+def _search(
+    function, expansion, args, starts, lower, upper, along, look, tolerance, max_iterations
+):
+    """The lowest end of the iterations from all starts, for each of the fits; and how much higher
+    each of them ended, [fits, starts]."""
+    first, fits, size = starts.shape
+    few = size <= SIDE_BY_SIDE
+    elsewhere_too = len(along) > 0 or fits > 1
+    tries = max(first, elsewhere_too * (1 if few else TRIES))
+    rounds = 1 + elsewhere_too * ROUNDS
 
-    def lanes(array):
-        return jnp.broadcast_to(array, starts.shape).reshape(np.prod(batch, dtype=int), size)
+    def ends_from(points):
+        """Ends from [tries, fits, size], side by side or, where each takes long, in turn."""
+        box = jnp.broadcast_to(lower, points.shape), jnp.broadcast_to(upper, points.shape)
+        lanes = [array.reshape(-1, size) for array in (jnp.clip(points, *box), *box)]
 
-    def newton(x, lower, upper):
-        return _newton(expansion, args, x, lower, upper, tolerance, max_iterations)
+        def run(x, lower, upper):
+            return newton.newton(expansion, args, x, lower, upper, tolerance, max_iterations)
 
-    lower, upper = lanes(lower), lanes(upper)
-    x = jnp.clip(lanes(starts), lower, upper)
-    if size <= SIDE_BY_SIDE:
-        ends = newton(x, lower, upper)
-    else:
-        ends = jax.lax.map(lambda lane: newton(*lane), (x[:, None], lower[:, None], upper[:, None]))
-        ends = jax.tree.map(lambda field: field[:, 0], ends)
-    ends = jax.tree.map(lambda field: field.reshape(*batch, *field.shape[1:]), ends)
-    best = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf), axis=0)
-    place = (best, *np.indices(best.shape))
-    return jax.tree.map(lambda field: field[place], ends)
+        if few:
+            ends = run(*lanes)
+        else:
+            ends = jax.lax.map(lambda lane: run(*lane), [array[:, None] for array in lanes])
+            ends = jax.tree.map(lambda field: field[:, 0], ends)
+        return jax.tree.map(lambda field: field.reshape(tries, fits, *field.shape[1:]), ends)
 
-
-class _Iteration(NamedTuple):
-    """Where the iteration stands, with the derivatives there, and the point to try next."""
-
-    x: Array
-    value: Array
-    gradient: Array
-    hessian: Array
-    active: Array
-    trial: Array
-    stretch: Array
-    damping: Array
-    count: Array
-    done: Array
-
-
-def _newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> _Iteration:
-    """Projected Newton iterations side by side: of each argument from ``x`` on, [lanes, size]."""
-    number, size = x.shape
-
-    def step(state, lower, upper):
-        value, gradient, hessian = expansion(state.trial, *args)
-        # Near the minimum the change drowns in rounding errors, and a full step is right.
-        change = value - state.value
-        predicted = jnp.abs(state.gradient @ (state.trial - state.x))
-        rounding = 1e-13 * (1.0 + jnp.abs(value))
-        full = (predicted < rounding) & (change < rounding)
-        good = full | (change < -1e-4 * predicted) | (state.count == 0)
-        good = good & ~state.done
-
-        x, value, gradient, hessian = jax.tree.map(
-            partial(jnp.where, good),
-            (state.trial, value, gradient, hessian),
-            (state.x, state.value, state.gradient, state.hessian),
+    def one_round(state):
+        """Fits from the points, the lowest of which counts; and points for the next round."""
+        end, points, values, count = state
+        ends = ends_from(points)
+        tried = jnp.isfinite(points).all(axis=-1)
+        values = values.at[count].set(jnp.where(tried, ends.value, jnp.nan))
+        lowest = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf), axis=0)
+        new = jax.tree.map(lambda field: field[lowest, np.arange(fits)], ends)
+        better = (new.value < end.value - 1e-9 * (1.0 + jnp.abs(new.value))) | (count == 0)
+        end = jax.tree.map(
+            lambda new, old: jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
+            *(new, end),
         )
-        # Parameters pressed against a bound, and the fixed ones, take no part in the step.
-        active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
-        active = active | (lower == upper)
-        scale = _scale(hessian)
-        done = _gradient_norm(gradient, active, scale) <= tolerance
-        unit = 1.0 / jnp.sqrt(scale)
-        free = jnp.where(active, 0.0, gradient)
-        # A step that led uphill is shortened and, as this does not help where it is clipped at a
-        # bound, turned towards steepest descent by damping.
-        less = jnp.where(state.damping > 0.01, state.damping / 10, 0.0)
-        damping = jnp.where(good, less, jnp.maximum(10 * state.damping, 0.01))
-        damped = _in_units(hessian, active, unit) + damping * np.eye(size)
-        inverse, pivots = matrices.eliminated(damped, make_positive=True)
-        direction = -unit * (inverse @ (unit * free))
-        longer = jnp.where(
-            pivots.min(initial=jnp.inf) < 0, LONGER * jnp.maximum(state.stretch, 1.0), 1.0
-        )
-        stretch = jnp.where(good, longer, jnp.minimum(state.stretch / 4, 2.0))
-        return _Iteration(
-            x=x,
-            value=value,
-            gradient=gradient,
-            hessian=hessian,
-            active=active,
-            trial=jnp.clip(x + stretch * direction, lower, upper),
-            stretch=stretch,
-            damping=damping,
-            count=state.count + ~state.done,
-            done=done,
-        )
+        if not elsewhere_too:
+            return end, points, values, count + 1
+        found = elsewhere.candidates(function, args, end, lower, upper, along, tries)
+        # Who has looked around from here before would see the same.
+        found = jnp.where(better[:, None] & look, found, jnp.nan)
+        return end, found, values, count + 1
 
-    def unfinished(state):
-        in_reach = (state.count < max_iterations) & (state.damping < 1e12)
-        return (~state.done & in_reach & jnp.isfinite(state.value)).any()
+    def go_on(state):
+        _, points, _, count = state
+        return (count == 0) | ((count < rounds) & jnp.isfinite(points).any())
 
-    start = _Iteration(
-        x=x,
-        value=jnp.zeros(number),
-        gradient=jnp.zeros((number, size)),
-        hessian=jnp.zeros((number, size, size)),
-        active=jnp.zeros((number, size), bool),
-        trial=x,
-        stretch=jnp.ones(number),
-        damping=jnp.zeros(number),
-        count=jnp.zeros(number, int),
-        done=jnp.zeros(number, bool),
+    points = jnp.concatenate([starts, jnp.full((tries - first, fits, size), jnp.nan)])
+    end = newton.beginning(starts[0])
+    values = jnp.full((rounds, tries, fits), jnp.nan)
+    state = (
+        one_round((end, points, values, 0))
+        if rounds == 1
+        else jax.lax.while_loop(go_on, one_round, (end, points, values, 0))
     )
-
-    def steps(state):
-        return jax.vmap(step)(state, lower, upper)
-
-    return jax.lax.while_loop(unfinished, steps, start) if size else steps(start)
+    end, _, values, _ = state
+    return end, (values.reshape(-1, fits) - end.value).T
 
 
-def _scale(hessian):
-    """Curvature of each parameter, 1 where there is none."""
-    curvature = jnp.abs(jnp.diagonal(hessian))
-    return jnp.where(curvature > 1e-12, curvature, 1.0)
-
-
-def _gradient_norm(gradient, active, scale):
-    return jnp.max(jnp.abs(jnp.where(active, 0.0, gradient)) / jnp.sqrt(scale), initial=0.0)
-
-
-def _in_units(hessian, active, unit):
-    """The Hessian of the free parameters in units of their uncertainties, 1 for the others."""
-    rest = jnp.diag(active * 1.0)
-    return jnp.where(active[:, None] | active, rest, unit[:, None] * hessian * unit)
-
-
-def _certify(end, movable, tolerance) -> Certificate:
-    active, scale = end.active, _scale(end.hessian)
-    norm = _gradient_norm(end.gradient, active, scale)
-    in_units = _in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
+def _certify(end, heights, movable, tolerance) -> Certificate:
+    active, scale = end.active, newton.curvatures(end.hessian)
+    norm = newton.gradient_norm(end.gradient, active, scale)
+    in_units = newton.in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
     finite = jnp.isfinite(end.value) & jnp.isfinite(norm) & jnp.isfinite(in_units).all()
     # The smallest pivot tells the sign of the smallest eigenvalue at a fraction of its cost.
     minimum = matrices.eliminated(in_units)[1].min(initial=jnp.inf) > 1e-12
@@ -363,10 +321,10 @@ def _certify(end, movable, tolerance) -> Certificate:
         ~finite,
         Status.NOT_FINITE,
         jnp.where(
-            norm > 100 * tolerance,
-            Status.NOT_CONVERGED,
+            end.done | (norm <= 100 * tolerance),
             jnp.where(minimum, Status.CONVERGED, Status.NOT_A_MINIMUM),
+            Status.NOT_CONVERGED,
         ),
     )
     smallest = matrices.smallest_eigenvalue(jnp.where(finite, in_units, np.eye(len(active))))
-    return Certificate(status, norm, smallest, active & movable, end.count)
+    return Certificate(status, norm, smallest, active & movable, end.count, heights)

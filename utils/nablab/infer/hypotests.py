@@ -108,30 +108,22 @@ def fixed_poi_fit(
 def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
     """Fits to the same data, side by side: for each value of the poi, or None where it is free.
 
-    They start from several points around the starting values of the model. Fits of a large model
-    take long: they start around the parameters ``near``, if given, or only there if ``anywhere``
-    (which may be traced) is false.
+    They start at the starting values of the model, or at the parameters ``near``, and look for
+    lower minima from where they end; fits of a large model, which take long, only do so if
+    ``anywhere`` (which may be traced).
     """
     fitted, bins = plan(model.structure).shared, model.structure.main_bins
-    start = model.init if near is None or _is_small(model) else near
+    start = model.init if near is None else near
     inits = [start if poi is None else start.at[model.poi_index].set(poi) for poi in pois]
-    fixed = [model.fixed.at[model.poi_index].set(poi is not None) for poi in pois]
+    fixed = [
+        model.fixed if poi is None else model.fixed.at[model.poi_index].set(True) for poi in pois
+    ]
     if len(pois) == 1:
         inits, fixed = inits[0], fixed[0]
         if pois != (None,):  # one parameter less
             fitted, start = fitted[fitted != model.poi_index], inits
     else:
         inits, fixed = jnp.stack(inits), jnp.stack(fixed)
-    # With interpolated shapes the starting point can be a maximum or a saddle in alpha, and there
-    # can be two minima: mostly one on each side, in rare cases half a standard deviation apart,
-    # or one with signal and one without.
-    alphas, poi = np.isin(fitted, model.structure.interpolated), fitted == model.poi_index
-    moves = [(1.0, 1.0), (-1.0, 1.0)]  # of the alphas, and a factor for the poi
-    moves += [(0.5, 0.0), (-0.5, 0.0)] if _is_small(model) else []
-    x = inits[..., fitted]
-    around = jnp.where(anywhere | _is_small(model), x, jnp.nan)  # from NaN a fit ends at once
-    starts = [around * np.where(poi, factor, 1.0) + move * alphas for move, factor in moves]
-    starts = jnp.stack(starts) if alphas.any() else None
 
     def function(x, model, data, start):
         return profiling.deviance(model, data, put(start, fitted, x))
@@ -141,11 +133,12 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
 
     result = minimize(
         function,
-        x,
+        inits[..., fitted],
         model.lower[fitted],
         model.upper[fitted],
         fixed[..., fitted],
-        starts,
+        along=np.flatnonzero(np.isin(fitted, model.structure.interpolated)),
+        look=anywhere | _is_small(model),
         args=(model, data, start),
         expansion=expansion,
     )

@@ -20,6 +20,9 @@ from nablab.infer.indexing import put, take
 from nablab.infer.plan import plan
 from nablab.infer.private import by_layer, eliminate, scaled, with_private
 
+# A normsys factor closer to 0 than this is taken for this, where its logarithm is differentiated.
+SMALLEST_FACTOR = 1e-9
+
 
 def complete(
     model: Model, data: Float[Array, "data"], parameters: Float[Array, "parameters"]
@@ -82,7 +85,8 @@ def expansion(
 def _cell_derivatives(model: Model, parameters, fitted):
     """Events by cell, their slopes [fitted, cells], and the Hessian of any weighted sum of them.
 
-    A cell is (nominal + sum of shifts) x exp(sum of log normsys) x product of other factors.
+    A cell is (nominal + sum of shifts) x product of normsys factors x product of other factors;
+    ``log_1`` and ``log_2`` are the derivatives of the logarithm of (the size of) the second.
     """
     s, p = model.structure, plan(model.structure)
     additive, factor = interpolation.ADDITIVE[s.codes[0]], interpolation.FACTOR[s.codes[1]]
@@ -113,13 +117,18 @@ def _cell_derivatives(model: Model, parameters, fitted):
     events = model.nominal + shift.sum(axis=0)
     shift_1, shift_2 = (in_fitted(v, p.histosys_parameters) for v in (shift_1, shift_2))
 
-    log_factors = with_derivatives(
-        lambda alpha: jnp.log(factor(alpha, model.normsys_down, 1.0, model.normsys_up)),
+    factors = with_derivatives(
+        lambda alpha: factor(alpha, model.normsys_down, 1.0, model.normsys_up),
         take(parameters, s.normsys_parameter),
     )
-    log, log_1, log_2 = (jnp.append(v, 0.0)[p.normsys_entry] for v in log_factors)
-    normsys = jnp.exp(log.sum(axis=0))
-    log_1, log_2 = (in_fitted(v, p.normsys_parameters) for v in (log_1, log_2))
+    # Inside [-1, 1] a factor is a polynomial, which can be negative, and zero in between.
+    value = jnp.where(jnp.abs(factors[0]) > SMALLEST_FACTOR, factors[0], SMALLEST_FACTOR)
+    relative_1 = factors[1] / value
+    normsys = jnp.prod(jnp.append(value, 1.0)[p.normsys_entry], axis=0)
+    log_1, log_2 = (
+        in_fitted(jnp.append(v, 0.0)[p.normsys_entry], p.normsys_parameters)
+        for v in (relative_1, factors[2] / value - relative_1**2)
+    )
 
     def product(change):
         moved = put(parameters, fitted, take(parameters, fitted) + change)

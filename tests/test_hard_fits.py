@@ -1,0 +1,98 @@
+"""Fits that version 0.1.0 did not finish: valleys along bounds, walls that are not there, traps."""
+
+import hard_models
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from nablab.infer import fits, hypotests
+from nablab.infer.fits import Status
+from nablab.infer.histfactory import Model
+
+
+def least(templates, bounds, counts):
+    """The smallest -2 log L that scipy finds, relative to a perfect description of the counts."""
+
+    def deviance(x):
+        rates = np.maximum(x @ templates, 1e-300)
+        ratio = np.where(counts > 0, counts, 1.0) / rates
+        return 2.0 * np.sum(rates - counts + counts * np.log(ratio))
+
+    def gradient(x):
+        return 2.0 * templates @ (1.0 - counts / np.maximum(x @ templates, 1e-300))
+
+    options = {
+        "SLSQP": {"ftol": 1e-15, "maxiter": 2000},
+        "L-BFGS-B": {"ftol": 1e-16, "gtol": 1e-12},
+    }
+    start = np.clip(np.ones(len(templates)), *bounds.T)
+    ends = [
+        scipy.optimize.minimize(deviance, start, jac=gradient, bounds=bounds, method=m, options=o)
+        for m, o in options.items()
+    ]
+    return min(end.fun for end in ends if (end.x @ templates >= -1e-9).all())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scipy's, on its way
+@pytest.mark.parametrize("normalisations", [2, 3, 4, 5, 6])
+def test_valleys_along_bounds(normalisations):
+    rng = np.random.default_rng(20261129 + normalisations)
+    cases = [hard_models.valley(normalisations, 6, rng) for _ in range(200)]
+
+    @jax.jit
+    @jax.vmap
+    def fit(templates, bounds, counts):
+        model = Model.from_spec(hard_models.normalisations(templates, bounds))
+        return hypotests.best_fit(model, counts)
+
+    found = fit(*(np.stack(part) for part in zip(*cases, strict=True)))
+    reference = np.array([least(*case) for case in cases])
+    assert (found.certificate.status == Status.CONVERGED).all()
+    assert np.max(found.value - reference) < 1e-6
+    assert np.median(found.certificate.iterations) <= 15
+
+
+def test_the_valley_along_a_bound_that_took_3387_iterations():
+    templates, bounds, counts = map(np.array, hard_models.ALONG_A_BOUND)
+    model = Model.from_spec(hard_models.normalisations(templates, bounds))
+    for poi, twice in ((None, 28.89898265924785), (0.0, 3542.708178282484), (1.0, 30.490015824690)):
+        if poi is None:
+            fit = hypotests.best_fit(model, counts)
+        else:
+            fit = hypotests.fixed_poi_fit(model, counts, poi)
+        fit.certificate.require()
+        assert -2.0 * model.logpdf(fit.parameters, counts) == pytest.approx(twice, abs=1e-9)
+        assert fit.certificate.iterations <= 10
+
+
+def test_a_negative_factor_is_no_wall():
+    model = Model.from_spec(hard_models.ENORMOUS)
+    data = jnp.concatenate([jnp.array([66.0]), model.auxdata])
+    free, none, nominal = (
+        hypotests.best_fit(model, data),
+        hypotests.fixed_poi_fit(model, data, 0.0),
+        hypotests.fixed_poi_fit(model, data, 1.0),
+    )
+    for fit, twice in ((free, 7.917307556868), (none, 7.917307556868), (nominal, 8.298591069870)):
+        fit.certificate.require()
+        assert -2.0 * model.logpdf(fit.parameters, data) == pytest.approx(twice, abs=1e-9)
+    alpha = nominal.parameters[model.parameter_names.index("jer")]
+    assert model.expected_by_cell(nominal.parameters)[2] < 0.0  # the sample itself is negative
+    slopes = jax.grad(model.deviance)(nominal.parameters, data)
+    assert abs(slopes[model.parameter_names.index("jer")]) < 1e-8
+    assert -1.0 < alpha < 0.0
+
+
+def test_rounding_errors_of_huge_auxiliary_counts_are_recognised():
+    tau = 1e13
+
+    def function(x):
+        count = tau * x[0]
+        return 2.0 * (count - tau - tau * jnp.log(x[0])) + (x[1] - x[0]) ** 2
+
+    fit = fits.minimize(function, jnp.array([1.0 + 1e-9, 0.0]), lower=1e-3)
+    fit.certificate.require()
+    assert fit.certificate.iterations < 20
+    np.testing.assert_allclose(fit.parameters, 1.0, atol=1e-12)

@@ -1,0 +1,127 @@
+"""The lowest point of a quadratic within a box: what a Newton step is where bounds are near.
+
+A step that is cut off coordinate by coordinate leaves the valley it should follow. Here parameters
+that meet a bound stay on it while the others are solved for again, until none wants to leave its
+bound: the primal active-set method (Nocedal and Wright, Numerical Optimization, 16.5). A parameter
+that joins the free ones, or leaves them, costs one step of Gauss-Jordan elimination.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from nablab.infer.matrices import UNROLLED
+
+SMALLEST_PIVOT = 1e-3  # in place of a curvature that is zero
+CLEARLY = 1e-12  # a slope smaller than this does not pull a parameter off its bound
+
+
+class _State(NamedTuple):
+    """Where the search stands: ``tableau`` is the matrix after elimination of the free parameters,
+    ``slope`` that of the others, and ``switch`` the parameter that joins or leaves them next."""
+
+    tableau: Array
+    free: Array
+    z: Array
+    slope: Array
+    switch: Array
+    done: Array
+    count: Array
+
+
+def lowest(
+    matrix: Float[Array, "n n"],
+    slope: Float[Array, "n"],
+    lower: Float[Array, "n"],
+    upper: Float[Array, "n"],
+    held: Bool[Array, "n"],
+    longer: Float[Array, ""],
+) -> tuple[Float[Array, "n"], Float[Array, ""], Bool[Array, ""]]:
+    """Where ``slope @ z + z @ matrix @ z / 2`` is lowest within a box around 0.
+
+    Negative pivots of the elimination are turned around (and made smaller by a factor ``longer``)
+    and small ones raised, so that no number grows: the point is that of a positive definite matrix
+    that differs from the given one on the diagonal only (Gill, Murray and Wright, Practical
+    Optimization, 4.4.2.2).
+
+    Args:
+        matrix: symmetric, with a diagonal of about 1.
+        slope: at 0.
+        lower, upper: at most and at least 0, or infinite.
+        held: parameters with a bound at 0, which stay there unless the others pull them off.
+        longer: at least 1.
+
+    Returns:
+        The point, how much lower the positive quadratic is there than at 0, and whether a pivot
+        was negative.
+    """
+    size = matrix.shape[0]
+    if not size:
+        return slope, jnp.zeros(()), jnp.zeros((), bool)
+    index = np.arange(size)
+    largest = jnp.diagonal(matrix).max(initial=1.0)
+
+    def positive(pivot, below):
+        turned = jnp.where(pivot > 0, pivot, jnp.maximum(-pivot / longer, SMALLEST_PIVOT))
+        return jnp.maximum(turned, below**2 / largest)
+
+    def eliminate(k, state):
+        tableau, negative = state
+        pivot = tableau[k, k]
+        below = jnp.abs(jnp.where(held | (index <= k), 0.0, tableau[:, k])).max()
+        joined = pivoted(tableau, k, positive(pivot, below))
+        return jnp.where(held[k], tableau, joined), negative | ((pivot < 0) & ~held[k])
+
+    def go_on(state):
+        """Switch a parameter, then go to the lowest point, or until a free parameter is stopped."""
+        tableau, free, z, *_, k, _, count = state
+        pivot = jnp.where(free[k], tableau[k, k], positive(tableau[k, k], 0.0))
+        tableau = jnp.where(count > 0, pivoted(tableau, k, pivot), tableau)
+        free = jnp.where((index == k) & (count > 0), ~free, free)
+
+        product = tableau @ jnp.where(free, slope, z)
+        step = jnp.where(free, -product - z, 0.0)
+        bound = jnp.where(step > 0, upper, lower)
+        reach = jnp.where(step == 0, jnp.inf, (bound - z) / jnp.where(step == 0, 1.0, step))
+        first = jnp.argmin(reach)
+        stopped = reach[first] < 1.0
+        z = jnp.clip(z + jnp.where(stopped, reach[first], 1.0) * step, lower, upper)
+        z = jnp.where(stopped & (index == first), bound, z)
+        # Only where nothing is in the way it makes sense to let a parameter off its bound.
+        pull = jnp.where(free, 0.0, slope + product)
+        inward = jnp.where(free | (lower == upper), 0.0, jnp.where(z <= lower, -pull, pull))
+        switch = jnp.where(stopped, first, jnp.argmax(inward))
+        done = ~stopped & (inward.max() <= CLEARLY)
+        return _State(tableau, free, z, pull, switch, done, count + 1)
+
+    def unfinished(state):
+        return ~state.done & (state.count < 5 * size + 5)
+
+    start = (matrix, jnp.zeros((), bool))
+    if size <= UNROLLED:
+        start = functools.reduce(lambda state, k: eliminate(k, state), range(size), start)
+    else:
+        start = jax.lax.fori_loop(0, size, eliminate, start)
+    tableau, negative = start
+    nothing = jnp.zeros(size)
+    state = _State(tableau, ~held, nothing, nothing, 0, jnp.zeros((), bool), 0)
+    if size == 1:  # cut off at its bound, a single parameter is where it should be
+        z = go_on(state).z
+        return z, -z @ (slope + 0.5 * z / tableau[0]), negative
+    state = jax.lax.while_loop(unfinished, go_on, state)
+    return state.z, -0.5 * state.z @ (slope + state.slope), negative
+
+
+def pivoted(
+    tableau: Float[Array, "n n"], k: int | Int[Array, ""], pivot: Float[Array, ""]
+) -> Float[Array, "n n"]:
+    """One step of Gauss-Jordan elimination in place; a second one takes it back."""
+    here = np.arange(tableau.shape[0]) == k
+    row = jnp.where(here, 1.0, tableau[k]) / pivot
+    column = jnp.where(here, 0.0, tableau[:, k])
+    cleared = jnp.where(here, 0.0, tableau) - column[:, None] * row
+    return jnp.where(here[:, None], row, cleared)
