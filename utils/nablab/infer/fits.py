@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nablab.checks import Numbers
+from nablab.checks import Numbers, is_traced
 from nablab.infer import elsewhere, matrices, newton
 
 # Up to this size fits from several starting points run side by side.
@@ -33,6 +33,7 @@ class Status(IntEnum):
     NOT_CONVERGED = 1
     NOT_A_MINIMUM = 2
     NOT_FINITE = 3
+    OUTSIDE_BOUNDS = 4
 
 
 MEANING = {
@@ -41,6 +42,8 @@ MEANING = {
     Status.NOT_A_MINIMUM: "the curvature is not positive: a saddle, or a direction without effect",
     Status.NOT_FINITE: "the function or its gradient is NaN or infinite, as the deviance is of "
     "data in a bin where nothing is expected",
+    Status.OUTSIDE_BOUNDS: "the value to hold is outside of the bounds of its parameter, which the "
+    "best fit keeps: widen the bounds (lower and upper of the model), or test a value within",
 }
 
 
@@ -84,15 +87,13 @@ class Certificate:
         """Whether the fit found a minimum."""
         return self.status == Status.CONVERGED
 
-    def require(self) -> None:
-        """Raise ``RuntimeError`` unless the fit (each fit of a batch) found a minimum."""
-        worst = Status(int(jnp.max(self.status)))
-        if worst != Status.CONVERGED:
-            norm, eigenvalue = jnp.max(self.gradient_norm), jnp.min(self.smallest_eigenvalue)
-            raise RuntimeError(
-                f"fit failed: {MEANING[worst]} "
-                f"(gradient norm {float(norm):.1e}, smallest eigenvalue {float(eigenvalue):.1e})"
-            )
+    def require(self) -> "Certificate":
+        """Raise ``RuntimeError`` unless every fit found a minimum; return the certificate.
+
+        Of a batch it says how many failed, and what is wrong with the first of them.
+        """
+        refuse(~self.converged, lambda place: failure([self], place))
+        return self
 
 
 @partial(
@@ -107,6 +108,61 @@ class Fit:
     parameters: Float[Array, "*batch parameters"]
     value: Float[Array, "*batch"]
     certificate: Certificate
+
+    @property
+    def converged(self) -> Bool[Array, "*batch"]:
+        """Whether the fit found a minimum."""
+        return self.certificate.converged
+
+    def require(self) -> "Fit":
+        """Raise ``RuntimeError`` unless every fit found a minimum; return the fit otherwise."""
+        self.certificate.require()
+        return self
+
+
+def all_converged(
+    certificates: Sequence[Certificate], like: Float[Array, "*batch"]
+) -> Bool[Array, "*batch"]:
+    """Whether all fits behind each item of a batch, whose axes come first, found a minimum."""
+    good = jnp.ones(like.shape, bool)
+    for certificate in certificates:
+        axes = tuple(range(like.ndim, certificate.status.ndim))
+        good = good & certificate.converged.all(axis=axes)
+    return good
+
+
+def refuse(failed: Bool[Array, "*batch"], reason: Callable[[tuple[int, ...]], str]) -> None:
+    """Raise ``RuntimeError`` if an item failed: how many did, and the ``reason`` of the first.
+
+    Raises:
+        TypeError: inside ``jit``, ``grad`` or ``vmap``, where nobody knows yet.
+    """
+    if is_traced(failed):
+        raise TypeError(
+            "require() was called inside jit, grad or vmap, where it cannot raise: return "
+            "`converged` beside the numbers, and look at it outside"
+        )
+    failed = np.asarray(failed)
+    if failed.any():
+        first = tuple(int(i) for i in np.argwhere(failed)[0])
+        message = reason(first)
+        if failed.ndim:
+            message = f"{failed.sum()} of {failed.size} failed; the first is {list(first)}: {message}"
+        raise RuntimeError(message)
+
+
+def failure(certificates: Sequence[Certificate], item: tuple[int, ...]) -> str:
+    """What is wrong with the first failed fit of an item of a batch."""
+    for certificate in certificates:
+        status = np.asarray(certificate.status)[item]
+        if (status != Status.CONVERGED).any():
+            place = (*item, *np.argwhere(status != Status.CONVERGED)[0])
+            norm, eigenvalue = certificate.gradient_norm, certificate.smallest_eigenvalue
+            return (
+                f"fit failed: {MEANING[Status(int(certificate.status[place]))]} (gradient norm "
+                f"{float(norm[place]):.1e}, smallest eigenvalue {float(eigenvalue[place]):.1e})"
+            )
+    return "all fits found a minimum"
 
 
 def minimize(

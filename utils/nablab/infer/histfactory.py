@@ -21,8 +21,9 @@ from nablab.infer.specification import Structure
 
 PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
 # Below this rate the Poisson log-likelihood goes on as a straight line, so that an empty bin with
-# data in it is very unlikely and has a finite gradient, instead of infinity and NaN.
-SMALLEST_RATE = 1e-10
+# data in it is very unlikely and has a finite gradient, instead of infinity and NaN. It is far
+# below any yield, and so large that the square of the curvature there is still a number.
+SMALLEST_RATE = 1e-70
 
 
 @partial(

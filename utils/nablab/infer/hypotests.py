@@ -13,11 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from nablab.checks import Numbers
-from nablab.infer import profiling
-from nablab.infer.fits import SIDE_BY_SIDE, Certificate, Fit, Status, minimize
+from nablab.infer import boxes, profiling
+from nablab.infer.boxes import outside, refused
+from nablab.infer.fits import (
+    SIDE_BY_SIDE,
+    Certificate,
+    Fit,
+    Status,
+    all_converged,
+    failure,
+    minimize,
+    refuse,
+)
 from nablab.infer.histfactory import SMALLEST_RATE, Model
 from nablab.infer.indexing import put
 from nablab.infer.plan import plan
@@ -33,13 +43,28 @@ BAND = jnp.array([2.0, 1.0, 0.0, -1.0, -2.0])
 )
 @dataclass(frozen=True)
 class TestStatistic:
-    """Value of a test statistic and the two fits behind it."""
+    """Value of a test statistic and the two fits behind it.
+
+    The value is infinite where the tested hypothesis makes the data impossible, with events in a
+    bin where it expects none, and another one does not.
+    """
 
     __test__ = False  # not a test class
 
     value: Float[Array, "*batch"]
     best_fit: Fit
     fixed_fit: Fit
+
+    @property
+    def converged(self) -> Bool[Array, "*batch"]:
+        """Whether both fits found a minimum."""
+        return self.best_fit.converged & self.fixed_fit.converged
+
+    def require(self) -> "TestStatistic":
+        """Raise ``RuntimeError`` if a fit failed; return the result otherwise."""
+        certificates = self.best_fit.certificate, self.fixed_fit.certificate
+        refuse(~self.converged, lambda item: failure(certificates, item))
+        return self
 
 
 @partial(
@@ -67,28 +92,47 @@ class PValues:
         return self.expected[..., 2]
 
     @property
-    def converged(self):
+    def converged(self) -> Bool[Array, "*batch"]:
         """Whether every fit behind the numbers found a minimum."""
-        return jnp.stack([c.converged for c in self.certificates]).all()
+        return all_converged(self.certificates, self.observed)
 
     def require(self) -> "PValues":
         """Raise ``RuntimeError`` if a fit failed; return the p-values otherwise."""
-        for certificate in self.certificates:
-            certificate.require()
+        refuse(~self.converged, lambda item: failure(self.certificates, item))
         return self
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compile a function of (model, data, ...) once per structure; check the data before."""
-    choices = {"test_statistic", "hold"} & set(signature(function).parameters)
-    jitted = jax.jit(function, static_argnames=choices)
+def _compiled(function: Callable | None = None, *, holds: tuple = ()) -> Callable:
+    """Compile a function of (model, data, ...) once per structure; check the arguments before.
+
+    ``holds`` tells where it holds the parameter of interest: names of arguments, or numbers.
+    """
+    if function is None:
+        return partial(_compiled, holds=holds)
+    form = signature(function)
+    jitted = jax.jit(function, static_argnames={"test_statistic", "hold"} & set(form.parameters))
 
     @wraps(function)
     def checked(model, data, *args, **kwargs):
         model.check_data(data)
+        if holds:
+            given = form.bind(model, data, *args, **kwargs)
+            given.apply_defaults()
+            kind = given.arguments.get("test_statistic", function.__name__)
+            within = _non_negative(model) if kind.endswith("tilde") else model
+            _check_held(within, function.__name__, holds, given.arguments)
         return jitted(model, jnp.asarray(data, dtype=float), *args, **kwargs)
 
     return checked
+
+
+def _check_held(model, caller, holds, arguments) -> None:
+    """Raise ``ValueError`` where a signal strength that is to be held is out of bounds."""
+    for held in holds:
+        if isinstance(held, str):
+            boxes.check(model, model.poi_index, held, arguments[held])
+        else:
+            boxes.check(model, model.poi_index, f"the signal strength for {caller}", held)
 
 
 @_compiled
@@ -97,12 +141,12 @@ def best_fit(model: Model, data: Float[Numbers, "data"]) -> Fit:
     return _fits(model, data, None)[0]
 
 
-@_compiled
+@_compiled(holds=("poi",))
 def fixed_poi_fit(
     model: Model, data: Float[Numbers, "data"], poi: Float[Numbers, ""] | float
 ) -> Fit:
-    """Maximum-likelihood fit with the parameter of interest held at ``poi``."""
-    return _fits(model, data, poi)[0]
+    """Maximum-likelihood fit with the parameter of interest held at ``poi``, within its bounds."""
+    return _tested(model, data, poi)[0]
 
 
 def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
@@ -172,14 +216,23 @@ def _is_small(model):
     return len(plan(model.structure).shared) <= SIDE_BY_SIDE
 
 
-@_compiled
+def _tested(model, data, *pois, near=None) -> list[Fit]:
+    """:func:`_fits`, refused where they hold a value outside of the bounds."""
+    fits = _fits(model, data, *pois, near=near)
+    return [
+        fit if poi is None else refused(fit, outside(model, model.poi_index, poi))
+        for fit, poi in zip(fits, pois, strict=True)
+    ]
+
+
+@_compiled(holds=(0.0,))
 def q0(model: Model, data: Float[Numbers, "data"]) -> TestStatistic:
     """Discovery: evidence against the absence of signal; 0 for a deficit (eq. 12)."""
-    best, fixed = _fits(model, data, None, 0.0)
-    return _statistic(best, fixed, best.parameters[model.poi_index] > 0.0)
+    best, fixed = _tested(model, data, None, 0.0)
+    return _statistic(model, data, best, fixed, best.parameters[model.poi_index] > 0.0)
 
 
-@_compiled
+@_compiled(holds=("mu",))
 def qmu(
     model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
 ) -> TestStatistic:
@@ -188,11 +241,11 @@ def qmu(
     With the bound of 0 on the parameter of interest, pyhf's default, this is also the value of
     q-mu-tilde (eq. 16); the two differ in their asymptotic distributions, see :func:`cls`.
     """
-    best, fixed = _fits(model, data, None, mu)
-    return _statistic(best, fixed, best.parameters[model.poi_index] < mu)
+    best, fixed = _tested(model, data, None, mu)
+    return _statistic(model, data, best, fixed, best.parameters[model.poi_index] < mu)
 
 
-@_compiled
+@_compiled(holds=("mu",))
 def qmu_tilde(
     model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
 ) -> TestStatistic:
@@ -200,16 +253,16 @@ def qmu_tilde(
     return qmu(_non_negative(model), data, mu)
 
 
-@_compiled
+@_compiled(holds=("mu",))
 def tmu(
     model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
 ) -> TestStatistic:
     """Two-sided: evidence against signal strength ``mu``, from either side (eq. 8)."""
-    best, fixed = _fits(model, data, None, mu)
-    return _statistic(best, fixed, True)
+    best, fixed = _tested(model, data, None, mu)
+    return _statistic(model, data, best, fixed, True)
 
 
-@_compiled
+@_compiled(holds=("mu",))
 def tmu_tilde(
     model: Model, data: Float[Numbers, "data"], mu: Float[Numbers, ""] | float
 ) -> TestStatistic:
@@ -222,14 +275,29 @@ def _non_negative(model: Model) -> Model:
     return replace(model, lower=lower)
 
 
-def _statistic(best: Fit, fixed: Fit, counts_as_evidence) -> TestStatistic:
+def _statistic(model, data, best, fixed, counts_as_evidence) -> TestStatistic:
     difference = jnp.maximum(fixed.value - best.value, 0.0)
     # A likelihood that is NaN must not pass for no evidence.
     counts_as_evidence |= jnp.isnan(difference)
-    return TestStatistic(jnp.where(counts_as_evidence, difference, 0.0), best, fixed)
+    value = jnp.where(counts_as_evidence, difference, 0.0)
+    impossible, fixed = _impossible(model, data, fixed)
+    unlikely_at_best = data[: model.structure.main_bins] > 0
+    unlikely_at_best &= model.expected_main(best.parameters) <= SMALLEST_RATE
+    certain = (impossible & ~unlikely_at_best).any() & counts_as_evidence
+    return TestStatistic(jnp.where(certain, jnp.inf, value), best, fixed)
 
 
-@_compiled
+def _impossible(model, data, fixed):
+    """Bins with events where nothing is expected; and the fit, failed where its value is none of
+    the likelihood's but that of the constant below which we follow it no further."""
+    expected, seen = model.expected_main(fixed.parameters), data[: model.structure.main_bins] > 0
+    unknown = (seen & (expected > 0) & (expected < SMALLEST_RATE)).any()
+    status = jnp.where(unknown, Status.NOT_FINITE, fixed.certificate.status)
+    certificate = replace(fixed.certificate, status=status)
+    return seen & (expected <= 0), replace(fixed, certificate=certificate)
+
+
+@_compiled(holds=("mu", 0.0))
 def cls(
     model: Model,
     data: Float[Numbers, "data"],
@@ -243,25 +311,33 @@ def cls(
         model: the likelihood.
         data: main and auxiliary measurements, in pyhf's order.
         mu: the signal strength under test.
-        test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``.
+        test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``. With ``"qtilde"`` the best fit has
+            a signal strength of at least 0 (eq. 16), also where the model allows negative ones.
+            pyhf warns there, and keeps the bound of the model: its value is then that of ``"q"``
+            with the distribution of ``"qtilde"``.
         hold: where the gradient stops in the Asimov data, see :func:`asimov_data`.
 
     Returns:
-        The values of ``pyhf.infer.hypotest(mu, data, model, return_expected_set=True)``.
+        The values of ``pyhf.infer.hypotest(mu, data, model, return_expected_set=True)``. Where
+        ``mu`` or 0 is traced and outside of the bounds of the model, NaN and the status
+        OUTSIDE_BOUNDS.
 
     Raises:
-        ValueError: unknown test statistic, or data that do not fit the model.
+        ValueError: ``mu`` or 0 is outside of the bounds that the best fit keeps, unknown test
+            statistic, or data that do not fit the model.
     """
     model = _for_statistic(model, test_statistic)
-    best, fixed, background = _fits(model, data, None, mu, 0.0)
-    observed = _statistic(best, fixed, best.parameters[model.poi_index] < mu)
+    best, fixed, background = _tested(model, data, None, mu, 0.0)
+    observed = _statistic(model, data, best, fixed, best.parameters[model.poi_index] < mu)
     root_asimov, asimov_fit = _root_asimov(model, background.parameters, mu, hold)
-    distance = _distance(_root(observed.value), root_asimov, test_statistic)
-    certificates = tuple(fit.certificate for fit in (best, fixed, background, asimov_fit))
-    return PValues(jnp.exp(_log_cls(distance, root_asimov)), _cls(BAND, root_asimov), certificates)
+    certain = jnp.isinf(observed.value)  # data that mu makes impossible exclude it beyond doubt
+    root = _root(jnp.where(certain, 0.0, observed.value))
+    value = jnp.exp(_log_cls(_distance(root, root_asimov, test_statistic), root_asimov))
+    value = jnp.where(certain & ~jnp.isnan(value), 0.0, value)
+    fits = best, observed.fixed_fit, background, asimov_fit
+    return PValues(value, _cls(BAND, root_asimov), tuple(fit.certificate for fit in fits))
 
 
-@partial(jax.jit, static_argnames="hold")
 def expected_cls(
     model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
 ) -> PValues:
@@ -270,8 +346,17 @@ def expected_cls(
     This is what an optimisation may look at. The background-only Asimov data set is described
     perfectly by the parameters that made it, so that a single fit is enough. ``hold`` says where
     the gradient stops in it, see :func:`asimov_data`.
+
+    Raises:
+        ValueError: ``mu`` or 0 is outside of the bounds of the model, or unknown ``hold``.
     """
-    root_asimov, fit = _root_asimov(model, model.parameters(0.0), mu, hold)
+    _check_held(model, "expected_cls", ("mu", 0.0), {"mu": mu})
+    return _expected_cls(model, mu, hold)
+
+
+@partial(jax.jit, static_argnames="hold")
+def _expected_cls(model, mu, hold):
+    root_asimov, fit = _root_asimov(model, _before_data(model, 0.0), mu, hold)
     return PValues(jnp.full((), jnp.nan), _cls(BAND, root_asimov), (fit.certificate,))
 
 
@@ -286,6 +371,7 @@ def asimov_data(
     Args:
         model: the likelihood.
         mu: the true signal strength.
+            NaN data where it is traced and outside of the bounds of the model.
         data: where the nuisance parameters are fitted, as pyhf does; without it they have their
             starting values.
         hold: what is a constant for the gradient. ``None``: nothing; the data follow the numbers of
@@ -294,10 +380,12 @@ def asimov_data(
             it, as if somebody had measured these data. The values are the same.
 
     Raises:
-        ValueError: unknown ``hold``, or data that do not fit the model.
+        ValueError: ``mu`` is outside of the bounds of the model, unknown ``hold``, or data that do
+            not fit the model.
     """
+    _check_held(model, "asimov_data", ("mu",), {"mu": mu})
     if data is None:
-        return _asimov(model, model.parameters(mu), hold)
+        return _asimov(model, _before_data(model, mu), hold)
     return _asimov(model, fixed_poi_fit(model, data, mu).parameters, hold)
 
 
@@ -311,13 +399,19 @@ def _asimov(model, parameters, hold):
     return jax.lax.stop_gradient(asimov) if hold == "data" else asimov
 
 
+def _before_data(model, mu):
+    """The starting values with the signal strength ``mu``; NaN outside of the bounds."""
+    return jnp.where(outside(model, model.poi_index, mu), jnp.nan, model.parameters(mu))
+
+
 def _root_asimov(model, truth, mu, hold=None):
     """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, and the fit behind it.
 
     At ``truth`` the deviance of these data is 0 and at its minimum, also where they are held.
     """
-    (fit,) = _fits(model, _asimov(model, truth, hold), mu, near=truth)
-    return _root(fit.value), fit
+    data = _asimov(model, truth, hold)
+    impossible, fit = _impossible(model, data, _tested(model, data, mu, near=truth)[0])
+    return _root(jnp.where(impossible.any(), jnp.inf, fit.value)), fit
 
 
 def _for_statistic(model: Model, test_statistic: str) -> Model:
@@ -356,28 +450,40 @@ def _root(q):
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, q)))
 
 
-@_compiled
+@_compiled(holds=(0.0, 1.0))
 def p0(model: Model, data: Float[Numbers, "data"]) -> PValues:
     """Discovery p-value, and its expected band for signal strength 1 profiled on ``data``.
 
     Returns:
         The values of ``pyhf.infer.hypotest(0, data, model, test_stat="q0",
-        return_expected_set=True)``.
+        return_expected_set=True)``. Exactly 0 for events in a bin where no background is expected.
+
+    Raises:
+        ValueError: 0 or 1 is outside of the bounds of the model, or data that do not fit it.
     """
-    best, fixed, signal = _fits(model, data, None, 0.0, 1.0)
-    observed = _statistic(best, fixed, best.parameters[model.poi_index] > 0.0)
+    best, fixed, signal = _tested(model, data, None, 0.0, 1.0)
+    observed = _statistic(model, data, best, fixed, best.parameters[model.poi_index] > 0.0)
     root_asimov, asimov_fit = _root_asimov(model, signal.parameters, 0.0)
-    certificates = tuple(fit.certificate for fit in (best, fixed, signal, asimov_fit))
+    fits = best, observed.fixed_fit, signal, asimov_fit
+    certificates = tuple(fit.certificate for fit in fits)
     return PValues(norm.sf(_root(observed.value)), norm.sf(BAND + root_asimov), certificates)
 
 
-@partial(jax.jit, static_argnames="hold")
 def expected_p0(
     model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
 ) -> PValues:
     """Expected discovery p-value and its band for signal strength ``mu``, before any data.
 
     ``hold`` says where the gradient stops in the Asimov data, see :func:`asimov_data`.
+
+    Raises:
+        ValueError: ``mu`` or 0 is outside of the bounds of the model, or unknown ``hold``.
     """
-    root_asimov, fit = _root_asimov(model, model.parameters(mu), 0.0, hold)
+    _check_held(model, "expected_p0", ("mu", 0.0), {"mu": mu})
+    return _expected_p0(model, mu, hold)
+
+
+@partial(jax.jit, static_argnames="hold")
+def _expected_p0(model, mu, hold):
+    root_asimov, fit = _root_asimov(model, _before_data(model, mu), 0.0, hold)
     return PValues(jnp.full((), jnp.nan), norm.sf(BAND + root_asimov), (fit.certificate,))

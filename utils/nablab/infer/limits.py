@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nablab.checks import Numbers, is_traced
+from nablab.infer.envelope import lowest_deviance
 from nablab.infer.fits import Certificate
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import (
@@ -194,20 +195,17 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     no limit has a scale.
     """
     which = jnp.array(limit_of_dataset)
+    still = jax.lax.stop_gradient
 
-    def fits(log_limits, near, first=True):
+    def fits(log_limits, near, first):
         def fit(poi_data_near):
             poi, data, near = poi_data_near
-            return _fits(model, data, poi, near=near, anywhere=first)[0]
+            return _fits(still(model), data, poi, near=near, anywhere=first)[0]
 
-        return _each(model, fit, (jnp.exp(log_limits)[which], datasets, near))
+        return _each(model, fit, (jnp.exp(log_limits)[which], still(datasets), near))
 
     def residual(log_limits, deviances):
         return residual_of(deviances - minima, jnp.exp(log_limits)[which])
-
-    def with_fits(log_limits):
-        log_limits = jnp.where(jnp.isnan(log_limits), 0.0, log_limits)  # those not found
-        return residual(log_limits, fits(log_limits, near).value)
 
     def evaluate(log_limits, near, first):
         fit = fits(log_limits, near, first)
@@ -218,10 +216,23 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             return residual(log_limits, jax.vmap(model.deviance)(moved, datasets))
 
         ones = jnp.ones_like(log_limits)
-        value, slope = jax.jvp(with_parameters_held, (log_limits,), (ones,))
-        # The certificate as floats: JAX has no slope for integers, not even one of zero.
-        certificate = jax.tree.map(lambda field: field.astype(float), vars(fit.certificate))
-        return value, slope, fit.parameters, certificate
+        return *still(jax.jvp(with_parameters_held, (log_limits,), (ones,))), fit
+
+    guess = jnp.full(max(limit_of_dataset) + 1, _first_guess(model, datasets[-1]))
+    bound = jnp.log(model.upper[model.poi_index])
+    log_limits, status, ends = _newton(evaluate, still(guess), still(near), still(bound))
+
+    def attached(log_limits):
+        """The residual with the fits that the search has made, and all their derivatives."""
+        log_limits = jnp.where(found, log_limits, 0.0)
+
+        def deviance(poi_data_end):
+            poi, data, end = poi_data_end
+            return lowest_deviance(model, data, poi, end)
+
+        return residual(
+            log_limits, _each(model, deviance, (jnp.exp(log_limits)[which], datasets, ends))
+        )
 
     def solve_linear(linear, right_hand_side):
         """A limit depends on no other limit: the Jacobian is diagonal, with 0 where not found."""
@@ -235,18 +246,10 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             lambda x: slope * x, right_hand_side, divide, symmetric=True
         )
 
-    log_limits, (status, certificate) = jax.lax.custom_root(
-        with_fits,
-        jnp.full(max(limit_of_dataset) + 1, _first_guess(model, datasets[-1])),
-        lambda _, start: _newton(evaluate, start, near, jnp.log(model.upper[model.poi_index])),
-        solve_linear,
-        has_aux=True,
-    )
-    kinds = {"status": int, "at_bound": bool, "iterations": int}
-    certificate = {name: x.astype(kinds.get(name, float)) for name, x in certificate.items()}
     found = status == LimitStatus.FOUND
+    log_limits = jax.lax.custom_root(attached, log_limits, lambda _, x: x, solve_linear)
     limits = jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
-    return limits, status.astype(int), Certificate(**certificate)
+    return limits, status, ends.certificate
 
 
 def _first_guess(model, asimov):
@@ -263,12 +266,13 @@ def _first_guess(model, asimov):
 def _newton(evaluate, start, near, bound):
     """Roots of rising functions, elementwise: Newton steps within a bracket that they narrow.
 
-    The fits of each step start where those of the last one, ``near``, have ended.
+    The fits of each step start where those of the last one, ``near``, have ended. Roots, NaN where
+    there is none, how the search for each ended, and the fits there.
     """
 
     def step(state):
         x, low, high, count = (state[name] for name in ("x", "low", "high", "count"))
-        value, slope, ends, certificate = evaluate(x, state["near"], count == 0)
+        value, slope, fit = evaluate(x, state["near"], count == 0)
         found = jnp.abs(value) <= TOLERANCE
         beyond = (value < 0) & (x >= bound)
         done = found | beyond
@@ -288,25 +292,25 @@ def _newton(evaluate, start, near, bound):
             "x": jnp.where(done, x, trial),
             "low": low,
             "high": high,
-            "near": jnp.where(jnp.isfinite(ends), ends, state["near"]),
+            "near": jnp.where(jnp.isfinite(fit.parameters), fit.parameters, state["near"]),
             "count": count + 1,
-            "status": status.astype(float),
-            "certificate": certificate,
+            "status": status,
+            "fit": fit,
         }
 
     def unfinished(state):
         return (state["status"] == LimitStatus.NOT_FOUND).any() & (state["count"] < MAX_ITERATIONS)
 
-    kinds = jax.eval_shape(evaluate, start, near, True)[3]
+    nothing = jax.eval_shape(evaluate, start, near, True)[2]
     state = {
         "x": start,
         "low": jnp.full_like(start, -jnp.inf),
         "high": jnp.full_like(start, jnp.inf),
         "near": near,
         "count": jnp.zeros((), int),
-        "status": jnp.full_like(start, LimitStatus.NOT_FOUND),
-        "certificate": jax.tree.map(lambda kind: jnp.full(kind.shape, jnp.nan), kinds),
+        "status": jnp.full(start.shape, LimitStatus.NOT_FOUND, int),
+        "fit": jax.tree.map(lambda field: jnp.zeros(field.shape, field.dtype), nothing),
     }
     state = jax.lax.while_loop(unfinished, step, state)
     found = state["status"] == LimitStatus.FOUND
-    return jnp.where(found, state["x"], jnp.nan), (state["status"], state["certificate"])
+    return jnp.where(found, state["x"], jnp.nan), state["status"], state["fit"]

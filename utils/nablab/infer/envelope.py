@@ -1,0 +1,82 @@
+"""The deviance where a search has ended, with all its derivatives: nothing is searched again.
+
+At a minimum over the other parameters, the slope of the deviance in anything else is the same as
+if these stood still (the envelope theorem). How they move is needed for second derivatives only,
+and is then implicit in the gradient staying zero, as in :mod:`nablab.infer.fits`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nablab.infer import matrices, profiling
+from nablab.infer.fits import Fit
+from nablab.infer.histfactory import Model
+from nablab.infer.indexing import put
+from nablab.infer.plan import plan
+
+
+def lowest_deviance(
+    model: Model, data: Float[Array, "data"], poi: Float[Array, ""], fit: Fit
+) -> Float[Array, ""]:
+    """The value of ``fit``, a minimum with the parameter of interest held at ``poi``, as a
+    function of the model, the data and ``poi``. How it was found does not count."""
+    shared = plan(model.structure).shared
+    fitted = shared[shared != model.poi_index]
+    end = jax.lax.stop_gradient(fit)
+    start = model.init.at[model.poi_index].set(poi)
+    x = end.parameters[fitted]
+    bound = jnp.where(x >= model.upper[fitted], model.upper[fitted], model.lower[fitted])
+    rest = jnp.where(model.fixed[fitted], model.init[fitted], bound)
+    active = model.fixed[fitted] | end.certificate.at_bound[fitted]
+    # Plain arrays: the tangents of a model are not a model.
+    args, tree = jax.tree.flatten((model, data, start))
+
+    def function(x, *args):
+        model, data, start = tree.unflatten(args)
+        return profiling.deviance(model, data, put(start, fitted, x))
+
+    def expansion(x, *args):
+        model, data, start = tree.unflatten(args)
+        return profiling.expansion(model, data, put(start, fitted, x), fitted)
+
+    return _lowest((function, expansion), end.value, x, active, rest, args)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _lowest(functions, value, x, active, rest, args):
+    return value
+
+
+@_lowest.defjvp
+def _lowest_jvp(functions, primals, tangents):
+    _, x, active, rest, args = primals
+    _, _, _, rest_dot, args_dot = tangents
+    # Second derivatives see how the minimum moves.
+    x = _minimum(functions[1], x, active, rest, args)
+    moved = jnp.where(active, rest_dot, 0.0)
+    return jax.jvp(functions[0], (x, *args), (moved, *args_dot))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _minimum(expansion, x, active, rest, args):
+    return x
+
+
+@_minimum.defjvp
+def _minimum_jvp(expansion, primals, tangents):
+    x, active, rest, args = primals
+    _, _, rest_dot, args_dot = tangents
+    x = _minimum(expansion, x, active, rest, args)
+    moved = jnp.where(active, rest_dot, 0.0)
+
+    def slopes(x, *args):
+        _, gradient, hessian = expansion(x, *args)
+        return gradient, hessian
+
+    _, change, hessian = jax.jvp(slopes, (x, *args), (moved, *args_dot), has_aux=True)
+    free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
+    step = -matrices.eliminated(free)[0] @ jnp.where(active, 0.0, change)
+    return x, jnp.where(active, rest_dot, step)
