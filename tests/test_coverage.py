@@ -90,7 +90,7 @@ def test_text_and_html(right):
 
 def test_toys_that_do_not_fill_a_chunk(right):
     """A toy depends on its number only."""
-    few = coverage(counting(), counting(), KEY, 1, levels=[0.683])
+    few = coverage(counting(), counting(), KEY, 1, confidence=[0.683])
     data = toy_tests.sample(counting(), counting().parameters(1.0), KEY, 1)[0]
     best = (data[0] - BACKGROUND * data[2]) / SIGNAL
     spread = np.hypot(np.sqrt(SIGNAL + BACKGROUND), WIDTH * BACKGROUND) / SIGNAL
@@ -110,10 +110,10 @@ def test_auxiliary_counts_come_in_units_of_the_model():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"levels": (0.5, 1.0)}, r"levels has 1.0: it must be between 0 and 1"),
+        ({"confidence": (0.5, 1.0)}, r"confidence\[1\] is 1.0: it must be between 0 and 1"),
         ({"toys": 0}, "toys is 0"),
         ({"mu": np.nan}, "mu is nan"),
-        ({"mu": -10.0}, "expected counts.* must be at least 0"),
+        ({"mu": -10.0}, r"mu is -10, outside of the bounds"),
         (
             {"truth": Model.from_spec(models.shapesys([5.0], [50.0], [5.0]))},
             "truth has another structure than the model that is fitted",

@@ -149,9 +149,12 @@ def test_ends_of_a_scan():
     ("change", "message"),
     [
         ({"grid": np.array([1.0, 0.5])}, r"grid must increase: grid\[0\]=1.0, grid\[1\]=0.5"),
-        ({"grid": np.array([0.0, 50.0])}, "grid goes from 0.0 to 50.0, but .* from 0.0 to 40.0"),
-        ({"grid": np.array([-1.0, 1.0])}, "grid goes from -1.0 to 1.0"),
-        ({"level": 95.0}, "level is 95.0: it must be between 0 and 1"),
+        (
+            {"grid": np.array([0.0, 50.0])},
+            r"grid\[1\] is 50, outside of the bounds \[0, 40\] of 'mu'",
+        ),
+        ({"grid": np.array([-1.0, 1.0])}, r"grid\[0\] is -1, outside of the bounds \[0, 40\]"),
+        ({"confidence": 95.0}, "confidence is 95.0: it must be between 0 and 1"),
         ({"data": jnp.ones(3)}, "data has shape"),
         ({"toys": 0}, "toys is 0"),
     ],

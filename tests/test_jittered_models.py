@@ -16,7 +16,7 @@ from nablab.infer.histfactory import Model
 
 MODELS = 1000
 ALPHAS = np.linspace(-5.0, 5.0, 81)
-SMALLEST_RATE = 1e-10
+SMALLEST_RATE = 1e-70
 
 
 def templates(bins, size, seed):

@@ -53,17 +53,20 @@ MIXED_OBSERVED = [53.0, 66.0]
 
 
 @jax.jit
-def with_slopes(yields, main, level):
+def with_slopes(yields, main, confidence):
     """The six limits of the mixed model with their derivatives in every number."""
 
     def all_limits(*numbers):
-        yields, main, level = numbers
+        yields, main, confidence = numbers
         model = Model.from_spec(mixed(*yields))
-        limit = limits.upper_limit(model, jnp.concatenate([main, model.auxdata]), level)
+        data = jnp.concatenate([main, model.auxdata])
+        limit = limits.upper_limit(model, data, confidence=confidence)
         found = jnp.array([limit.observed, *limit.expected])
         return found, found
 
-    slopes, found = jax.jacrev(all_limits, argnums=(0, 1, 2), has_aux=True)(yields, main, level)
+    slopes, found = jax.jacrev(all_limits, argnums=(0, 1, 2), has_aux=True)(
+        yields, main, confidence
+    )
     return found, slopes
 
 
@@ -135,16 +138,16 @@ def test_band_without_nuisance_parameters(signal, background, published):
 
 def test_before_the_data_as_on_background_only_data():
     model, _ = example()
-    before = limits.expected_upper_limit(model, 0.1)
+    before = limits.expected_upper_limit(model, confidence=0.9)
     asimov = model.expected_data(model.parameters(0.0))
     np.testing.assert_allclose(
-        before.expected, limits.upper_limit(model, asimov, 0.1).expected, rtol=1e-9
+        before.expected, limits.upper_limit(model, asimov, confidence=0.9).expected, rtol=1e-9
     )
 
 
 def test_limits_equal_pyhf_and_have_gradients_in_every_number():
-    """Yields, variations, uncertainties, data and level, against central differences."""
-    numbers = [jnp.array(MIXED), jnp.array(MIXED_OBSERVED), jnp.array(0.05)]
+    """Yields, variations, uncertainties, data and confidence, against central differences."""
+    numbers = [jnp.array(MIXED), jnp.array(MIXED_OBSERVED), jnp.array(0.95)]
     found, gradients = with_slopes(*numbers)
     spec = mixed(*MIXED)
     data = MIXED_OBSERVED + pyhf.Model(spec).config.auxdata
@@ -222,23 +225,23 @@ def test_no_limit_below_the_bound_is_reported(signal):
 def test_some_limits_may_be_beyond_the_bound():
     """These have no derivative; those of the others are as if they were not asked for."""
     yields, main = jnp.array(MIXED).at[0].multiply(0.2), jnp.array(MIXED_OBSERVED)
-    found, slopes = with_slopes(yields, main, 0.05)
+    found, slopes = with_slopes(yields, main, 0.95)
     np.testing.assert_array_equal(jnp.isnan(found), [False] * 4 + [True] * 2)
     for slope in slopes:
         assert jnp.isfinite(slope[:4]).all()
         assert jnp.isnan(slope[4:]).all()
     # Limits times the signal are the same for every size of the signal.
-    in_bounds, slopes_in_bounds = with_slopes(yields.at[0].multiply(5.0), main, 0.05)
+    in_bounds, slopes_in_bounds = with_slopes(yields.at[0].multiply(5.0), main, 0.95)
     np.testing.assert_allclose(found[:4], 5.0 * in_bounds[:4], rtol=1e-8)
     np.testing.assert_allclose(slopes[1][:4], 5.0 * slopes_in_bounds[1][:4], rtol=1e-7)
 
 
 def test_bad_arguments_are_named():
     model, data = example()
-    with pytest.raises(ValueError, match=r"level is 1\.5: it must be between 0 and 1"):
-        limits.upper_limit(model, data, level=1.5)
-    with pytest.raises(ValueError, match=r"level is 0\.0: it must be between 0 and 1"):
-        limits.expected_upper_limit(model, level=0.0)
+    with pytest.raises(ValueError, match=r"confidence is 95\.0: it must be between 0 and 1"):
+        limits.upper_limit(model, data, confidence=95.0)
+    with pytest.raises(ValueError, match=r"confidence is 0\.0: it must be between 0 and 1"):
+        limits.expected_upper_limit(model, confidence=0.0)
     with pytest.raises(ValueError, match="test_statistic is 'q0'"):
         limits.upper_limit(model, data, test_statistic="q0")
     with pytest.raises(ValueError, match=r"data\[0\] is nan"):

@@ -52,7 +52,7 @@ def test_poisson_with_flat_prior_is_gamma(n, background):
         return (gamma.cdf(background + SIGNAL * mu, n + 1) - low) / (1 - low)
 
     assert_distributed(mu, float(found.effective_samples[0]), cdf)
-    lower, upper = posterior.credible_interval(found.samples, 0.9)[:, 0]
+    lower, upper = posterior.credible_interval(found.samples, confidence=0.9)[:, 0]
     assert cdf(upper) - cdf(lower) == pytest.approx(0.9, abs=0.03)
     # A posterior that is highest at the bound gives an upper limit.
     assert (lower < 0.02) == (n <= background)
@@ -132,15 +132,15 @@ def test_credible_interval_is_the_shortest():
         return gamma.ppf(gamma.cdf(low, 3.0) + 0.68, 3.0) - low
 
     low = minimize_scalar(length, bounds=(0.0, gamma.ppf(0.319, 3.0)), method="bounded").x
-    found = posterior.credible_interval(samples, 0.68)
+    found = posterior.credible_interval(samples, confidence=0.68)
     np.testing.assert_allclose(found[:, 0], [low, low + length(low)], atol=0.02)
     np.testing.assert_allclose(found[:, 1], [0.0, gamma.ppf(0.68, 1.0)], atol=1e-3)
-    single = posterior.credible_interval(samples[..., 0], 0.68)
+    single = posterior.credible_interval(samples[..., 0], confidence=0.68)
     np.testing.assert_array_equal(single, found[:, 0])
     normal = norm.ppf(probability).reshape(2, -1)
     np.testing.assert_allclose(posterior.credible_interval(normal), [-1, 1], atol=0.02)
-    with pytest.raises(ValueError, match=r"level is 68.0: it must be between 0 and 1"):
-        posterior.credible_interval(samples, 68.0)
+    with pytest.raises(ValueError, match=r"confidence is 68.0: it must be between 0 and 1"):
+        posterior.credible_interval(samples, confidence=68.0)
 
 
 def test_chains_that_disagree_are_seen():

@@ -45,6 +45,12 @@ def positive(name: str, value, allow_zero: bool = False) -> None:
         raise ValueError(f"{entry} is {value[bad].flat[0]}: it must be {needed}")
 
 
+def fraction(name: str, value) -> None:
+    """Raise ``ValueError`` unless ``value`` is between 0 and 1."""
+    if not is_traced(value) and not 0 < value < 1:
+        raise ValueError(f"{name} is {value}: it must be between 0 and 1")
+
+
 def edges(name: str, array) -> None:
     """Raise ``ValueError`` unless ``array`` is one-dimensional and strictly increasing."""
     if np.ndim(array) != 1 or np.shape(array)[0] < 2:

@@ -7,6 +7,7 @@ with a value beyond the bound, it would turn any test into one of the bound.
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from nablab.checks import Numbers, is_traced
@@ -14,17 +15,13 @@ from nablab.infer.fits import Fit, Status
 from nablab.infer.histfactory import Model
 
 
-def box(model: Model, index: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Lowest and highest value of a parameter: its bounds, or the value at which it is fixed."""
-    fixed, rest = model.fixed[index], model.init[index]
-    return jnp.where(fixed, rest, model.lower[index]), jnp.where(fixed, rest, model.upper[index])
-
-
 def outside(
     model: Model, index: int, value: Float[Numbers, "*values"] | float
 ) -> Bool[Array, "*values"]:
-    """Whether a value is outside of the box. NaN is not: it has its own status."""
-    low, high = box(model, index)
+    """Whether a value is outside of the bounds of its parameter, or not that at which the model
+    fixes it. NaN is not: its fit has its own status."""
+    fixed, rest = model.fixed[index], model.init[index]
+    low, high = (jnp.where(fixed, rest, bound[index]) for bound in (model.lower, model.upper))
     return (value < low) | (value > high)
 
 
@@ -45,20 +42,23 @@ def check(model: Model, index: int, name: str, values) -> None:
     """
     if is_traced(values, model.fixed, model.init, model.lower, model.upper):
         return
-    values = jnp.asarray(values, dtype=float)
-    wrong = outside(model, index, values)
+    # Not as JAX arrays: inside jit these become tracers, and cannot be looked at.
+    values, fixed = np.asarray(values, dtype=float), np.asarray(model.fixed)[index]
+    box = (model.init, model.init) if fixed else (model.lower, model.upper)
+    low, high = (float(np.asarray(bound)[index]) for bound in box)
+    wrong = (values < low) | (values > high)
     if not wrong.any():
         return
-    parameter, (low, high) = model.parameter_names[index], box(model, index)
-    entry = f"{name}[{int(jnp.argmax(wrong))}]" if values.ndim else name
+    parameter = model.parameter_names[index]
+    entry = f"{name}[{int(np.argmax(wrong))}]" if values.ndim else name
     value = f"{entry} is {float(values[wrong][0]):g}"
-    if model.fixed[index]:
+    if fixed:
         raise ValueError(
-            f"{value}, but the model holds {parameter!r} fixed at {float(low):g}: free it (`fixed` "
+            f"{value}, but the model holds {parameter!r} fixed at {low:g}: free it (`fixed` "
             "of the model, or of its measurement)"
         )
     raise ValueError(
-        f"{value}, outside of the bounds [{float(low):g}, {float(high):g}] of {parameter!r}, which "
+        f"{value}, outside of the bounds [{low:g}, {high:g}] of {parameter!r}, which "
         "the best fit keeps: widen them (`lower` and `upper` of the model, or `bounds` in its "
         "specification), or choose a value within"
     )

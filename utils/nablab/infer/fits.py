@@ -147,7 +147,9 @@ def refuse(failed: Bool[Array, "*batch"], reason: Callable[[tuple[int, ...]], st
         first = tuple(int(i) for i in np.argwhere(failed)[0])
         message = reason(first)
         if failed.ndim:
-            message = f"{failed.sum()} of {failed.size} failed; the first is {list(first)}: {message}"
+            message = (
+                f"{failed.sum()} of {failed.size} failed; the first is {list(first)}: {message}"
+            )
         raise RuntimeError(message)
 
 

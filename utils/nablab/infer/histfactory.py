@@ -239,11 +239,13 @@ def _poisson_deviance(rates, counts):
     lowest = jnp.where(some, SMALLEST_RATE, 0.0)
     reachable = jnp.where(rates < lowest, lowest, rates)
     safe_counts = jnp.where(some, counts, 1.0)
-    excess = jnp.where(some, reachable / safe_counts - 1.0, 0.0)
-    # Close to the mean, log1p keeps the digits that a difference of large numbers would lose.
+    ratio = jnp.where(some, reachable / safe_counts, 1.0)
+    excess = ratio - 1.0
+    # Close to the mean, log1p keeps the digits that a difference of large numbers would lose; far
+    # below it, the logarithm those that 1 would swallow.
     near = jnp.abs(excess) < 0.5
     log_near = jnp.log1p(jnp.where(near, excess, 0.0))
-    log_far = jnp.log(jnp.where(near, 1.0, excess + 1.0))
+    log_far = jnp.log(jnp.where(near, 1.0, ratio))
     distance = jnp.where(some, counts * (excess - log_near - log_far), reachable)
     # 0 in the allowed range, below it a steep straight line towards it.
     below = jnp.where(rates < lowest, rates - lowest, 0.0)

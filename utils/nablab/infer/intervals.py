@@ -10,11 +10,20 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import hypotests, toy_tests
-from nablab.infer.fits import Certificate
+from nablab.infer import boxes, hypotests, toy_tests
+from nablab.infer.fits import Certificate, all_converged
 from nablab.infer.histfactory import Model
 
-FIELDS = ["lower", "upper", "lower_error", "upper_error", "level", "grid", "p_values", "p_errors"]
+FIELDS = [
+    "lower",
+    "upper",
+    "lower_error",
+    "upper_error",
+    "confidence",
+    "grid",
+    "p_values",
+    "p_errors",
+]
 
 
 @partial(
@@ -28,11 +37,11 @@ class Interval:
 
     Attributes:
         lower, upper: the outermost accepted values, interpolated to where the p-value is
-            ``1 - level``; infinite where the end of the grid is still accepted, NaN where nothing
-            is. At the physical boundary ``lower`` is the boundary.
+            ``1 - confidence``; infinite where the end of the grid is still accepted, NaN where
+            nothing is. At the physical boundary ``lower`` is the boundary.
         lower_error, upper_error: how far the ends move with the p-values by one Monte Carlo error,
             and the standard deviation within a step of the grid, in quadrature.
-        level: the confidence level.
+        confidence: the confidence level.
         grid: the values tried.
         p_values, p_errors: probability of data at most as likely, and its Monte Carlo error.
         failed: toys left out at each point, because a fit failed.
@@ -43,7 +52,7 @@ class Interval:
     upper: Float[Array, ""]
     lower_error: Float[Array, ""]
     upper_error: Float[Array, ""]
-    level: Float[Array, ""]
+    confidence: Float[Array, ""]
     grid: Float[Array, "points"]
     p_values: Float[Array, "points"]
     p_errors: Float[Array, "points"]
@@ -53,7 +62,13 @@ class Interval:
     @property
     def accepted(self) -> Bool[Array, "points"]:
         """Which points of the grid belong to the interval; with few events it can have gaps."""
-        return self.p_values > 1.0 - self.level
+        return self.p_values > 1.0 - self.confidence
+
+    @property
+    def converged(self) -> Bool[Array, ""]:
+        """Whether every fit, to data and toys, found a minimum."""
+        fits = all_converged(self.certificates, self.grid).all()
+        return fits & (self.failed.sum() == 0)
 
     def require(self) -> "Interval":
         """Raise ``RuntimeError`` if a fit, to data or toys, failed; return the result otherwise."""
@@ -69,15 +84,16 @@ def feldman_cousins(
     data: Float[Numbers, "data"],
     key: PRNGKeyArray,
     grid: Float[Numbers, "points"],
-    level: float = 0.9,
+    *,
+    confidence: float = 0.9,
     toys: int = 1_000,
     progress: bool = True,
 ) -> Interval:
     """Interval of Feldman and Cousins (physics/9711021): one-sided or two-sided as the data tell.
 
     A value of the parameter of interest is accepted if data as likely as the observed ones, or less
-    likely, have a probability of more than ``1 - level``; the likelihood is taken relative to that
-    of the best fit with a parameter of interest of at least 0 (their eq. 4.1; t-mu-tilde of
+    likely, have a probability of more than ``1 - confidence``; the likelihood is taken relative to
+    that of the best fit with a parameter of interest of at least 0 (their eq. 4.1; t-mu-tilde of
     arXiv:1007.1727). Nuisance parameters are profiled: in the ratio, and on the observed data for
     the values that toys are thrown with. Toys of all points share their random numbers, so
     that the p-value is a smooth function of the point wherever it truly is.
@@ -89,7 +105,7 @@ def feldman_cousins(
         data: main and auxiliary measurements, in pyhf's order.
         key: random key.
         grid: values of the parameter of interest to try, increasing.
-        level: confidence level.
+        confidence: confidence level.
         toys: how many at each point.
         progress: show a progress bar.
 
@@ -98,19 +114,14 @@ def feldman_cousins(
         give a longer interval: 0 events at a background of 3 have [0, 1.08] instead of [0, 0.95].
 
     Raises:
-        ValueError: a grid outside of the bounds or not increasing, a level that is not between 0
-            and 1, or data that do not fit the model.
+        ValueError: a grid outside of the bounds or not increasing, a confidence that is not between
+            0 and 1, or data that do not fit the model.
     """
     model = hypotests._non_negative(model)
-    lowest, highest = (bound[model.poi_index] for bound in (model.lower, model.upper))
     checks.edges("grid", grid)
-    if grid[0] < lowest or grid[-1] > highest:
-        raise ValueError(
-            f"grid goes from {grid[0]} to {grid[-1]}, but the parameter of interest only from "
-            f"{lowest} to {highest}"
-        )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: it must be between 0 and 1")
+    boxes.check(model, model.poi_index, "grid", grid)
+    checks.fraction("confidence", confidence)
+    lowest = model.lower[model.poi_index]
     grid = jnp.asarray(grid, dtype=float)
     observed, best, fixed = _scan(model, data, grid)
     thrown = toy_tests._throw(
@@ -123,10 +134,10 @@ def feldman_cousins(
         progress,
     )
     p_values, p_errors = jax.vmap(toy_tests.p_value)(thrown.values, observed)
-    ends = _ends(grid, p_values, p_errors, 1.0 - level, lowest)
+    ends = _ends(grid, p_values, p_errors, 1.0 - confidence, lowest)
     certificates = (best.certificate, fixed.certificate)
-    level = jnp.asarray(level, dtype=float)
-    return Interval(*ends, level, grid, p_values, p_errors, thrown.failed, certificates)
+    confidence = jnp.asarray(confidence, dtype=float)
+    return Interval(*ends, confidence, grid, p_values, p_errors, thrown.failed, certificates)
 
 
 @hypotests._compiled

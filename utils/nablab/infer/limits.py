@@ -1,7 +1,8 @@
 """Upper limits: the signal strength whose CLs is 0.05, and its derivative in every number.
 
-The limit solves CLs(mu) = level. How it was found does not matter for its derivative: the implicit
-function theorem gives it from the derivatives of CLs at the root, as it does for a fit.
+The limit solves CLs(mu) = 1 - confidence. How it was found does not matter for its derivative: the
+implicit function theorem gives it from the derivatives of CLs at the root, which follow from the
+fits that were made there.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from nablab.checks import Numbers, is_traced
+from nablab import checks
+from nablab.checks import Numbers
+from nablab.infer import boxes
+from nablab.infer.boxes import outside
 from nablab.infer.envelope import lowest_deviance
-from nablab.infer.fits import Certificate
+from nablab.infer.fits import Certificate, all_converged, failure, refuse
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import (
     BAND,
@@ -38,13 +43,16 @@ class LimitStatus(IntEnum):
     FOUND = 0
     BEYOND_BOUND = 1
     NOT_FOUND = 2
+    OUTSIDE_BOUNDS = 3
 
 
 MEANING = {
     LimitStatus.FOUND: "the limit was found",
-    LimitStatus.BEYOND_BOUND: "CLs is above the level up to the upper bound of the parameter of "
-    "interest: raise that bound, or look whether there is any signal",
-    LimitStatus.NOT_FOUND: "no signal strength was found where CLs is the level",
+    LimitStatus.BEYOND_BOUND: "CLs is above 1 - confidence up to the upper bound of the parameter "
+    "of interest: raise that bound, or look whether there is any signal",
+    LimitStatus.NOT_FOUND: "no signal strength was found where CLs is 1 - confidence",
+    LimitStatus.OUTSIDE_BOUNDS: "the model fixes the parameter of interest, or a signal strength "
+    "of 0, which the limit is compared with, is outside of its bounds: free it, or widen them",
 }
 
 
@@ -59,7 +67,7 @@ class UpperLimit:
 
     Attributes:
         observed: for the data; NaN where only the expectation was asked for.
-        expected: where the bands of the expected CLs cross the level, in pyhf's order: the
+        expected: where the bands of the expected CLs cross 1 - confidence, in pyhf's order: the
             smallest limit (-2 standard deviations) first.
         status: a :class:`LimitStatus` for the observed limit, if there is one, and the five
             expected ones. A limit that was not found is NaN.
@@ -77,25 +85,29 @@ class UpperLimit:
         return self.expected[..., 2]
 
     @property
-    def converged(self):
+    def converged(self) -> Bool[Array, "*batch"]:
         """Whether every limit was found and every fit behind it found a minimum."""
-        fits = [c.converged.all() for c in self.certificates]
-        return jnp.stack(fits).all() & (self.status == LimitStatus.FOUND).all()
+        found = (self.status == LimitStatus.FOUND).all(axis=-1)
+        return found & all_converged(self.certificates, self.observed)
 
     def require(self) -> "UpperLimit":
-        """Raise ``RuntimeError`` if a limit was not found or a fit failed."""
-        worst = LimitStatus(int(jnp.max(self.status)))
-        if worst != LimitStatus.FOUND:
-            raise RuntimeError(f"no upper limit: {MEANING[worst]}")
-        for certificate in self.certificates:
-            certificate.require()
+        """Raise ``RuntimeError`` if a limit was not found or a fit failed; return the limits."""
+
+        def reason(item):
+            status = np.asarray(self.status)[item]
+            if (status == LimitStatus.FOUND).all():
+                return failure(self.certificates, item)
+            return f"no upper limit: {MEANING[LimitStatus(int(status.max()))]}"
+
+        refuse(~self.converged, reason)
         return self
 
 
 def upper_limit(
     model: Model,
     data: Float[Numbers, "data"],
-    level: Float[Numbers, ""] | float = 0.05,
+    *,
+    confidence: Float[Numbers, ""] | float = 0.95,
     test_statistic: str = "qtilde",
 ) -> UpperLimit:
     """Observed upper limit by CLs, and its expected band with nuisances profiled on ``data``.
@@ -104,44 +116,60 @@ def upper_limit(
     16 fitted parameters the fits of a step of the search start where those of the step before have
     ended: where the likelihood has several minima, they stay with the one that was lowest at first.
 
+    A gradient alone does not tell why a limit is NaN. Value, gradient and status in one call::
+
+        def observed(yields):
+            limit = limits.upper_limit(model_of(yields), data)
+            return limit.observed, limit
+
+        (value, limit), gradient = jax.value_and_grad(observed, has_aux=True)(yields)
+        limit.require()  # says that the limit is beyond the bound, or which fit failed
+
     Args:
         model: the likelihood. Limits are looked for between 0 and the upper bound of its
             parameter of interest.
         data: main and auxiliary measurements, in pyhf's order.
-        level: the value of CLs at the limit; 0.05 gives limits at 95 % confidence level.
-        test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``.
+        confidence: confidence level: at the limit CLs is ``1 - confidence``.
+        test_statistic: ``"qtilde"`` (pyhf's default) or ``"q"``, see
+            :func:`nablab.infer.hypotests.cls`.
 
     Returns:
         The values of ``pyhf.infer.intervals.upper_limits.upper_limit(data, model)``, to the last
         digits. Look at ``converged``, or call ``require()`` outside jit.
 
     Raises:
-        ValueError: ``level`` is not between 0 and 1, unknown test statistic, or data that do not
-            fit the model.
+        ValueError: ``confidence`` is not between 0 and 1, a signal strength of 0 is outside of the
+            bounds of the model, unknown test statistic, or data that do not fit the model.
     """
-    _check_level(level)
-    return _upper_limit(model, data, level, test_statistic)
+    _check(model, confidence)
+    return _upper_limit(model, data, confidence, test_statistic)
 
 
-def expected_upper_limit(model: Model, level: Float[Numbers, ""] | float = 0.05) -> UpperLimit:
+def expected_upper_limit(
+    model: Model, *, confidence: Float[Numbers, ""] | float = 0.95
+) -> UpperLimit:
     """Expected upper limit and its band, before any data: nuisances at their starting values.
 
     This is what an optimisation may look at, as :func:`nablab.infer.hypotests.expected_cls`.
 
     Raises:
-        ValueError: ``level`` is not between 0 and 1.
+        ValueError: ``confidence`` is not between 0 and 1, or a signal strength of 0 is outside of
+            the bounds of the model.
     """
-    _check_level(level)
-    return _expected_upper_limit(model, level)
+    _check(model, confidence)
+    return _expected_upper_limit(model, confidence)
 
 
-def _check_level(level) -> None:
-    if not is_traced(level) and not 0 < level < 1:
-        raise ValueError(f"level is {level}: it must be between 0 and 1")
+def _check(model, confidence) -> None:
+    checks.fraction("confidence", confidence)
+    boxes.check(model, model.poi_index, "the signal strength that a limit is compared with", 0.0)
+    if not checks.is_traced(model.fixed) and np.asarray(model.fixed)[model.poi_index]:
+        name = model.parameter_names[model.poi_index]
+        raise ValueError(f"the model holds {name!r} fixed: free it (`fixed`) to find a limit on it")
 
 
 @_compiled
-def _upper_limit(model, data, level, test_statistic):
+def _upper_limit(model, data, confidence, test_statistic):
     model = _for_statistic(model, test_statistic)
     best, background = _fits(model, data, None, 0.0)
     asimov = model.expected_data(background.parameters)
@@ -150,7 +178,7 @@ def _upper_limit(model, data, level, test_statistic):
         root = _root(jnp.where(best.parameters[model.poi_index] < poi[0], q[0], 0.0))
         root_asimov = _root(q[1:])
         distance = _distance(root, root_asimov[0], test_statistic)
-        return _residual(jnp.concatenate([distance[None], BAND]), root_asimov, level)
+        return _residual(jnp.concatenate([distance[None], BAND]), root_asimov, confidence)
 
     # The observed limit needs two fits, to the data and to the Asimov data; the others need one.
     # The background-only Asimov data are described perfectly by what made them.
@@ -165,7 +193,7 @@ def _upper_limit(model, data, level, test_statistic):
 
 
 @jax.jit
-def _expected_upper_limit(model, level):
+def _expected_upper_limit(model, confidence):
     truth = model.parameters(0.0)
     limits, status, certificate = _solve(
         model,
@@ -173,18 +201,18 @@ def _expected_upper_limit(model, level):
         jnp.stack(5 * [truth]),
         jnp.zeros(5),
         (0, 1, 2, 3, 4),
-        lambda q, poi: _residual(BAND, _root(q), level),
+        lambda q, poi: _residual(BAND, _root(q), confidence),
     )
     return UpperLimit(jnp.full((), jnp.nan), limits, status, (certificate,))
 
 
-def _residual(distance, root_asimov, level):
-    """log(-log CLs) - log(-log level).
+def _residual(distance, root_asimov, confidence):
+    """log(-log CLs) - log(-log(1 - confidence)).
 
     As a function of log mu this is close to a straight line over any number of decades: of slope 1
     for small mu (CLs falls linearly from 1) and at most 2 for large ones (as a normal tail).
     """
-    return jnp.log(-_log_cls(distance, root_asimov)) - jnp.log(-jnp.log(level))
+    return jnp.log(-_log_cls(distance, root_asimov)) - jnp.log(-jnp.log1p(-confidence))
 
 
 def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
@@ -246,7 +274,10 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             lambda x: slope * x, right_hand_side, divide, symmetric=True
         )
 
+    no_test = model.fixed[model.poi_index] | outside(model, model.poi_index, 0.0)
+    status = jnp.where(no_test, LimitStatus.OUTSIDE_BOUNDS, status)
     found = status == LimitStatus.FOUND
+    log_limits = jnp.where(found, log_limits, jnp.nan)
     log_limits = jax.lax.custom_root(attached, log_limits, lambda _, x: x, solve_linear)
     limits = jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
     return limits, status, ends.certificate

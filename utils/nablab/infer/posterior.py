@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from tqdm.auto import tqdm
 
 from nablab import checks
@@ -46,13 +46,18 @@ class Posterior:
     effective_samples: Float[Array, "parameters"]
     divergences: Int[Array, "chains"]
 
+    @property
+    def converged(self) -> Bool[Array, ""]:
+        """Whether R-hat is at most 1.01 for every parameter, and no step has diverged."""
+        return (self.r_hat.max() <= LARGEST_R_HAT) & (self.divergences.sum() == 0)
+
     def require(self) -> "Posterior":
         """Raise ``RuntimeError`` unless chains agree and follow the posterior; return the samples.
 
         R-hat has to be at most 1.01 for every parameter, and no step may diverge.
         """
         worst, divergences = float(self.r_hat.max()), int(self.divergences.sum())
-        if not worst <= LARGEST_R_HAT or divergences:  # also where it is NaN
+        if not self.converged:  # also where R-hat is NaN
             raise RuntimeError(
                 f"the samples are not those of the posterior: R-hat is {worst:.3f}, and "
                 f"{divergences} steps diverged. A longer warmup may help"
@@ -133,22 +138,21 @@ def sample(
 
 
 def credible_interval(
-    samples: Float[Numbers, "chains draws *parameters"], level: float = 0.68
+    samples: Float[Numbers, "chains draws *parameters"], *, confidence: float = 0.68
 ) -> Float[Array, "2 *parameters"]:
     """Lower and upper end of the highest-density interval, for each parameter on its own.
 
-    It is the shortest interval that holds a fraction ``level`` of the samples. Unlike the
+    It is the shortest interval that holds a fraction ``confidence`` of the samples. Unlike the
     equal-tailed one it begins at the bound if the posterior is highest there: an upper limit. It
     depends on the choice of the parameter: that of mu squared is another.
 
     Raises:
-        ValueError: a level that is not between 0 and 1.
+        ValueError: a confidence that is not between 0 and 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: it must be between 0 and 1")
+    checks.fraction("confidence", confidence)
     samples = jnp.asarray(samples)
     ordered = jnp.sort(samples.reshape(-1, *samples.shape[2:]), axis=0)
-    inside = int(np.ceil(level * len(ordered)))
+    inside = int(np.ceil(confidence * len(ordered)))
     lengths = ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]
     first = jnp.argmin(lengths, axis=0, keepdims=True)
     ends = [jnp.take_along_axis(ordered, first + step, axis=0) for step in (0, inside - 1)]

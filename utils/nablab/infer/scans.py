@@ -11,11 +11,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer.fits import Certificate, Fit
+from nablab.infer import boxes
+from nablab.infer.boxes import outside, refused
+from nablab.infer.fits import Certificate, Fit, all_converged
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import _each, _fits, best_fit
 
@@ -43,13 +45,14 @@ class Profile:
     certificate: Certificate
 
     @property
-    def converged(self):
-        """Whether every fit found a minimum."""
-        return self.certificate.converged.all() & self.best_fit.certificate.converged.all()
+    def converged(self) -> Bool[Array, "*batch"]:
+        """Whether the best fit and those at all points found a minimum."""
+        certificates = self.best_fit.certificate, self.certificate
+        return all_converged(certificates, self.best_fit.value)
 
     def require(self) -> "Profile":
         """Raise ``RuntimeError`` if a fit failed; return the scan otherwise."""
-        self.best_fit.certificate.require()
+        self.best_fit.require()
         self.certificate.require()
         return self
 
@@ -71,11 +74,12 @@ def profile_scan(
         parameter: one of ``model.parameter_names``, or an index into them.
 
     Raises:
-        ValueError: unknown parameter or one that the model holds fixed, values that are not
-            finite, or data that do not fit the model.
+        ValueError: unknown parameter or one that the model holds fixed, values that are not finite
+            or outside of its bounds, or data that do not fit the model. Where a value is traced
+            and outside, its point is NaN, and the status of its fit OUTSIDE_BOUNDS.
     """
     index = _index(model, model.poi_index if parameter is None else parameter)
-    _check_values("values", values)
+    _check_values(model, index, "values", values)
     return _profile(model, data, (values,), (index,))
 
 
@@ -95,8 +99,8 @@ def profile_grid(
     indices = tuple(_index(model, parameter) for parameter in parameters)
     if len(indices) != 2 or len(values) != 2 or indices[0] == indices[1]:
         raise ValueError(f"parameters is {parameters!r}: give two different ones, and two values")
-    for name, axis in zip(("values[0]", "values[1]"), values, strict=True):
-        _check_values(name, axis)
+    for index, name, axis in zip(indices, ("values[0]", "values[1]"), values, strict=True):
+        _check_values(model, index, name, axis)
     return _profile(model, data, values, indices)
 
 
@@ -107,15 +111,16 @@ def _index(model: Model, parameter: str | int) -> int:
     index = names.index(parameter) if isinstance(parameter, str) else int(parameter)
     if not 0 <= index < len(names):
         raise ValueError(f"parameter is {parameter}: the model has {len(names)} parameters")
-    if not checks.is_traced(model.fixed) and model.fixed[index]:
+    if not checks.is_traced(model.fixed) and np.asarray(model.fixed)[index]:
         raise ValueError(f"parameter is {names[index]!r}: the model holds it fixed")
     return index
 
 
-def _check_values(name, values) -> None:
+def _check_values(model, index, name, values) -> None:
     if np.ndim(values) != 1:
         raise ValueError(f"{name} has shape {np.shape(values)}: give a list of numbers")
     checks.finite(name, values)
+    boxes.check(model, index, name, values)
 
 
 def _profile(model, data, values, indices) -> Profile:
@@ -139,7 +144,8 @@ def _held_fits(model, data, values, indices) -> Fit:
             init=model.init.at[jnp.array(others, int)].set(point[:-1]),
             fixed=model.fixed.at[jnp.array(others, int)].set(True),
         )
-        return _fits(held, data, point[-1])[0]
+        wrong = [outside(model, index, value) for index, value in zip(indices, point, strict=True)]
+        return refused(_fits(held, data, point[-1])[0], jnp.stack(wrong).any())
 
     fits = _each(model, fit, points.reshape(-1, len(indices)))
     return jax.tree.map(lambda x: x.reshape(*points.shape[:-1], *x.shape[1:]), fits)

@@ -13,13 +13,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from tqdm.auto import tqdm
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import hypotests
-from nablab.infer.fits import Certificate, Status
+from nablab.infer import boxes, hypotests
+from nablab.infer.fits import MEANING, Certificate, Status, refuse
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import TestStatistic
 from nablab.infer.indexing import take
@@ -49,6 +49,17 @@ class Toys:
     def failed(self) -> Int[Array, "*hypotheses"]:
         """How many toys have no value, because a fit failed."""
         return jnp.sum(self.statuses != Status.CONVERGED, axis=-1)
+
+    @property
+    def converged(self) -> Bool[Array, "*hypotheses"]:
+        """Whether the fits of every toy found a minimum."""
+        return self.failed == 0
+
+    def require(self) -> "Toys":
+        """Raise ``RuntimeError`` if a fit failed; return the toys otherwise."""
+        failed = self.statuses != Status.CONVERGED
+        refuse(failed, lambda toy: f"fit failed: {MEANING[Status(int(self.statuses[toy]))]}")
+        return self
 
 
 @partial(
@@ -85,6 +96,11 @@ class ToyPValues:
     def failed(self) -> int:
         """How many toys were left out, because a fit failed."""
         return int(self.tested.failed + self.alternative.failed)
+
+    @property
+    def converged(self) -> bool:
+        """Whether every fit, to data and toys, found a minimum."""
+        return self.failed == 0 and all(bool(fit.converged) for fit in self.certificates)
 
     def require(self) -> "ToyPValues":
         """Raise ``RuntimeError`` if a fit, to data or toys, failed; return the result otherwise."""
@@ -141,8 +157,11 @@ def distribution(
         The toys, those done so far if interrupted. A warning says how many fits failed.
 
     Raises:
-        ValueError: ``parameters`` are of the wrong length, not finite, or give a negative rate.
+        ValueError: ``parameters`` are of the wrong length, not finite, or give a negative rate; or
+            ``mu`` is outside of the bounds of the model.
     """
+    if mu is not None:
+        boxes.check(model, model.poi_index, "mu", mu)
     mus = None if mu is None else np.array([mu], dtype=float)
     parameters = jnp.asarray(parameters, dtype=float)[None]
     thrown = _throw(test_statistic, model, parameters, mus, key[None], toys, progress)
@@ -293,7 +312,8 @@ def cls(
         ntoys=toys, return_expected_set=True)``, and their Monte Carlo error.
 
     Raises:
-        ValueError: unknown test statistic, or data that do not fit the model.
+        ValueError: ``mu`` or 0 is outside of the bounds of the model, unknown test statistic, or
+            data that do not fit the model.
     """
     choices = {"q": hypotests.qmu, "qtilde": hypotests.qmu_tilde}
     if test_statistic not in choices:
@@ -334,7 +354,7 @@ def p0(
         ntoys=toys, return_expected_set=True)``, and their Monte Carlo error.
 
     Raises:
-        ValueError: data that do not fit the model.
+        ValueError: 0 or 1 is outside of the bounds of the model, or data that do not fit it.
     """
     observed, tested, alternative, certificates = _both(
         hypotests.q0, model, data, key, (), 1.0, toys, progress
@@ -352,6 +372,7 @@ def _both(statistic, model, data, key, mus, other, toys, progress):
     Both hypotheses are profiled on the data: that under test, and the one of strength ``other``.
     """
     observed = statistic(model, data, *mus)
+    boxes.check(model, model.poi_index, "the signal strength of the other hypothesis", other)
     other_fit = hypotests.fixed_poi_fit(model, data, other)
     parameters = jnp.stack([observed.fixed_fit.parameters, other_fit.parameters])
     keys, mus = jax.random.split(key), np.full(2, *mus, dtype=float) if mus else None

@@ -11,12 +11,12 @@ from jax.scipy.stats import norm
 from jaxtyping import PRNGKeyArray
 
 from nablab import checks
-from nablab.infer import hypotests, toy_tests
+from nablab.infer import boxes, hypotests, toy_tests
 from nablab.infer.histfactory import Model
 from nablab.infer.indexing import take
 from nablab.train.tables import Shown, Table, with_error
 
-# A coverage further than this from its level, in binomial errors, is called wrong.
+# A coverage further than this from its confidence level, in binomial errors, is called wrong.
 AGREES_WITHIN = 3.0
 
 
@@ -26,7 +26,7 @@ class Coverage(Shown):
 
     Attributes:
         mu: the true signal strength.
-        levels: confidence levels of the intervals.
+        confidence: confidence levels of the intervals.
         fractions: of the toys with a fit, those in which the interval contains ``mu``.
         errors: their binomial errors.
         toys: how many were thrown.
@@ -34,7 +34,7 @@ class Coverage(Shown):
     """
 
     mu: float
-    levels: tuple[float, ...]
+    confidence: tuple[float, ...]
     fractions: np.ndarray
     errors: np.ndarray
     toys: int
@@ -42,8 +42,8 @@ class Coverage(Shown):
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """In words, for each level: within 3 errors of it, or not."""
-        distances = (self.fractions - self.levels) / self.errors
+        """In words, for each interval: within 3 errors of it, or not."""
+        distances = (self.fractions - self.confidence) / self.errors
         words = {-1: "too low", 0: "right", 1: "too high"}
         return tuple(
             words[int(np.sign(d)) * (abs(d) > AGREES_WITHIN)] if np.isfinite(d) else "failed"
@@ -52,11 +52,11 @@ class Coverage(Shown):
 
     @property
     def table(self) -> Table:
-        """A row for each level, in percent."""
+        """A row for each interval, in percent."""
         rows = [
             (f"{100 * level:g} %", f"{with_error(100 * fraction, 100 * error)} %", verdict)
             for level, fraction, error, verdict in zip(
-                self.levels, self.fractions, self.errors, self.verdicts, strict=True
+                self.confidence, self.fractions, self.errors, self.verdicts, strict=True
             )
         ]
         notes = []
@@ -71,14 +71,15 @@ def coverage(
     truth: Model,
     key: PRNGKeyArray,
     toys: int = 1000,
-    levels: Sequence[float | int] = (0.683, 0.954),
+    *,
+    confidence: Sequence[float | int] = (0.683, 0.954),
     mu: float | int = 1.0,
 ) -> Coverage:
     """How often the profile-likelihood interval of ``model`` contains the truth.
 
-    The interval of a level is where t_mu (arXiv:1007.1727, eq. 8) is below the quantile of a
-    chi-squared distribution with one degree of freedom. Within the bounds of the model: a boundary
-    near ``mu`` makes intervals cover more often.
+    The interval of a confidence level is where t_mu (arXiv:1007.1727, eq. 8) is below the quantile
+    of a chi-squared distribution with one degree of freedom. Within the bounds of the model: a
+    boundary near ``mu`` makes intervals cover more often.
 
     Args:
         model: what fits the toys.
@@ -87,33 +88,34 @@ def coverage(
             itself this is a test of the asymptotic formula alone.
         key: random key.
         toys: how many; 1000 measure 68.3 % to 1.5 %.
-        levels: confidence levels.
+        confidence: confidence levels.
         mu: true signal strength.
 
     Raises:
-        ValueError: ``truth`` has another structure than ``model``, a level is not between 0 and 1,
-            fewer than 1 toy, ``mu`` is not finite, or negative expected counts.
+        ValueError: ``truth`` has another structure than ``model``, a confidence level is not
+            between 0 and 1, fewer than 1 toy, ``mu`` is not finite or outside of the bounds of the
+            model, or negative expected counts.
     """
     checks.finite("mu", mu)
+    boxes.check(model, model.poi_index, "mu", mu)
     same_structure("truth", truth, model)
-    levels = tuple(float(level) for level in levels)
-    for level in levels:
-        if not 0 < level < 1:
-            raise ValueError(f"levels has {level}: it must be between 0 and 1")
+    confidence = tuple(float(one) for one in confidence)
+    for place, one in enumerate(confidence):
+        checks.fraction(f"confidence[{place}]", one)
     truth, parameters = _prepared(model, truth, float(mu))
     toy_tests.check_truth(truth, parameters[None], toys)
     data = _thrown(model, truth, parameters, key, toys)
     values = toy_tests.evaluate(hypotests.tmu, model, data, mu)
-    fractions, errors = _fractions(values, np.array(levels))
+    fractions, errors = _fractions(values, np.array(confidence))
     failed = int(np.isnan(values).sum())
-    return Coverage(float(mu), levels, np.asarray(fractions), np.asarray(errors), toys, failed)
+    return Coverage(float(mu), confidence, np.asarray(fractions), np.asarray(errors), toys, failed)
 
 
 @jax.jit
-def _fractions(values, levels):
-    """Of the toys in the interval of each level: where the test statistic is at most the quantile
-    of a chi-squared distribution with one degree of freedom. And their errors."""
-    quantiles = norm.ppf((1 + levels) / 2) ** 2
+def _fractions(values, confidence):
+    """Of the toys in the interval of each confidence level: where the test statistic is at most the
+    quantile of a chi-squared distribution with one degree of freedom. And their errors."""
+    quantiles = norm.ppf((1 + confidence) / 2) ** 2
     return jax.vmap(lambda quantile: toy_tests.p_value(-values, -quantile))(quantiles)
 
 

@@ -176,9 +176,9 @@ def log_cls_and_p0(
     return weight * log_p0(model, mu) + (1 - weight) * log_cls(model, mu)
 
 
-def log_limit(model: Model, level: Float[Numbers, ""] | float = 0.05) -> Float[Array, ""]:
+def log_limit(model: Model, *, confidence: Float[Numbers, ""] | float = 0.95) -> Float[Array, ""]:
     """Logarithm of the median expected upper limit on the signal strength."""
-    return jnp.log(limits.expected_upper_limit(model, level).median)
+    return jnp.log(limits.expected_upper_limit(model, confidence=confidence).median)
 
 
 def sigma_mu(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
