@@ -19,7 +19,7 @@ from nablab.checks import Numbers
 from nablab.infer import boxes
 from nablab.infer.boxes import outside
 from nablab.infer.envelope import lowest_deviance
-from nablab.infer.fits import Certificate, all_converged, failure, refuse
+from nablab.infer.fits import Certificate, Fit, all_converged, failure, refuse
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import (
     BAND,
@@ -244,11 +244,13 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             return residual(log_limits, jax.vmap(model.deviance)(moved, datasets))
 
         ones = jnp.ones_like(log_limits)
-        return *still(jax.jvp(with_parameters_held, (log_limits,), (ones,))), fit
+        value, slope = still(jax.jvp(with_parameters_held, (log_limits,), (ones,)))
+        return value, slope, {**vars(fit), "certificate": vars(fit.certificate)}
 
     guess = jnp.full(max(limit_of_dataset) + 1, _first_guess(model, datasets[-1]))
     bound = jnp.log(model.upper[model.poi_index])
-    log_limits, status, ends = _newton(evaluate, still(guess), still(near), still(bound))
+    log_limits, status, ends = _newton(jax.jit(evaluate), *still((guess, near, bound)))
+    ends = Fit(**{**ends, "certificate": Certificate(**ends["certificate"])})
 
     def attached(log_limits):
         """The residual with the fits that the search has made, and all their derivatives."""
@@ -323,7 +325,7 @@ def _newton(evaluate, start, near, bound):
             "x": jnp.where(done, x, trial),
             "low": low,
             "high": high,
-            "near": jnp.where(jnp.isfinite(fit.parameters), fit.parameters, state["near"]),
+            "near": jnp.where(jnp.isfinite(fit["parameters"]), fit["parameters"], state["near"]),
             "count": count + 1,
             "status": status,
             "fit": fit,
@@ -332,7 +334,7 @@ def _newton(evaluate, start, near, bound):
     def unfinished(state):
         return (state["status"] == LimitStatus.NOT_FOUND).any() & (state["count"] < MAX_ITERATIONS)
 
-    nothing = jax.eval_shape(evaluate, start, near, True)[2]
+    nothing = jax.eval_shape(evaluate, start, near, jnp.array(True))[2]
     state = {
         "x": start,
         "low": jnp.full_like(start, -jnp.inf),
