@@ -317,6 +317,36 @@ def test_upper_tails_far_out():
     assert 0.0 < p_value < 1e-60
 
 
+@jax.jit
+@jax.vmap
+def discovery(background):
+    """One event, two expected from the signal: p0 and its slope."""
+
+    def p0(background):
+        samples = {"signal": ([2.0], [models.MU]), "background": (background[None], [])}
+        model = Model.from_spec({"channels": [models.channel("c", **samples)]})
+        result = hypotests.p0(model, jnp.array([1.0]))
+        return result.observed, result
+
+    slope, result = jax.grad(p0, has_aux=True)(background)
+    return result, slope
+
+
+def test_discovery_where_next_to_nothing_is_expected():
+    """Closed form, q0 = 2 (b - 1 - log b), down to an expectation of nothing, where p0 is 0."""
+    background = np.array([1e-3, 1e-9, 1e-12, 1e-40, 1e-69, 1e-80, 0.0])
+    found, slopes = discovery(background)
+    exact = scipy.stats.norm.sf(np.sqrt(2 * (background[:5] - 1 - np.log(background[:5]))))
+    np.testing.assert_allclose(found.observed[:5], exact, rtol=1e-11)
+    np.testing.assert_allclose(found.observed[2], 1.459463e-13, rtol=1e-6)
+    assert found.observed[6] == 0.0 and (found.expected[6] == 0.0).all()
+    # Below the smallest rate the number is none of the likelihood's, and says so.
+    np.testing.assert_array_equal(found.converged, [True] * 5 + [False, True])
+    with pytest.raises(RuntimeError, match=r"1 of 7 failed; .*\[5\]: .*where nothing is expected"):
+        found.require()
+    assert jnp.isfinite(slopes).all()
+
+
 def test_cls_of_data_far_below_the_background():
     """Fifty standard deviations: the ratio of two tails that are both zero in double precision."""
     model = Model.from_spec(models.shapesys([3000.0, 100.0], [10_000.0, 10.0], [0.0, 0.0]))

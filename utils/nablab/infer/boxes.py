@@ -26,11 +26,12 @@ def outside(
 
 
 def refused(fit: Fit, wrong: Bool[Array, ""]) -> Fit:
-    """The fit, without any numbers where its held value is wrong."""
+    """The fit, without any numbers where its held value is wrong, and without derivatives."""
+    nothing = jnp.where(wrong, jnp.nan, 1.0)
     status = jnp.where(wrong, Status.OUTSIDE_BOUNDS, fit.certificate.status)
     return Fit(
-        jnp.where(wrong, jnp.nan, fit.parameters),
-        jnp.where(wrong, jnp.nan, fit.value),
+        nothing * fit.parameters,
+        nothing * fit.value,
         replace(fit.certificate, status=status),
     )
 
