@@ -149,14 +149,18 @@ TRACED = {
 
 @jax.jit
 @jax.vmap
-def all_traced(model):
+def all_traced(numbers):
+    model = replace(NARROW, **numbers)
     return {name: function(model) for name, function in TRACED.items()}
 
 
 def test_traced_models():
     """Bounds in which 0, 1 and 6 are, in which 6 is not, in which 0 is not, and a fixed mu."""
     wide, fixed = counting(0.0, 20.0), counting(0.0, 20.0, fixed=3.0)
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), wide, NARROW, HIGH, fixed)
+    together = {
+        name: jnp.stack([getattr(model, name) for model in (wide, NARROW, HIGH, fixed)])
+        for name in ("lower", "upper", "init", "fixed")
+    }
     found = all_traced(together)
     bad = {
         (1, 3): ("qmu", "tmu_tilde", "fit"),

@@ -235,7 +235,7 @@ class Model:
 
 def _poisson_deviance(rates, counts):
     """-2 log of Poisson(counts | rates) over its largest value, elementwise."""
-    some = counts > 0
+    some = ~(counts <= 0)  # NaN is not no event
     lowest = jnp.where(some, SMALLEST_RATE, 0.0)
     reachable = jnp.where(rates < lowest, lowest, rates)
     safe_counts = jnp.where(some, counts, 1.0)
@@ -254,7 +254,7 @@ def _poisson_deviance(rates, counts):
 
 def _poisson_slopes(rates, counts):
     """First and second derivative of the Poisson deviance in the rates, elementwise."""
-    some = counts > 0
+    some = ~(counts <= 0)  # NaN is not no event
     lowest = jnp.where(some, SMALLEST_RATE, 0.0)
     below = rates < lowest
     reachable = jnp.where(some & ~below, rates, 1.0)
