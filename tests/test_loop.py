@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from nablab.train import loop
-from nablab.train.loop import draw, train
+from nablab.train import loop, stepping
+from nablab.train.loop import train
+from nablab.train.stepping import draw
 
 KEY = jax.random.key(5)
 SGD = optax.sgd(0.25)
@@ -95,7 +96,7 @@ def test_early_stopping_returns_the_best():
 
 def interrupt(monkeypatch, call):
     """Ctrl-C in the middle of the given step; each call makes one step."""
-    interruption.at_call(monkeypatch, loop, "_advance", call)
+    interruption.at_call(monkeypatch, loop, "_followed", call)
     monkeypatch.setattr(loop, "_more_or_fewer", lambda steps, seconds: 1)
 
 
@@ -342,13 +343,13 @@ def test_impossible_limits_are_refused():
 
 
 def test_many_steps_run_in_one_call(monkeypatch):
-    calls, advance = [], loop._advance
+    calls, advance = [], stepping.advance
 
     def counted(*arguments):
         calls.append(arguments[-1])
         return advance(*arguments)
 
-    monkeypatch.setattr(loop, "_advance", counted)
+    monkeypatch.setattr(stepping, "advance", counted)
     training = run(steps=1000)
     assert len(training.losses) == 1000
     assert len(calls) < 20

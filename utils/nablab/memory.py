@@ -1,4 +1,4 @@
-"""Give memory back that a compilation has freed.
+"""Give memory back: what compilations have freed, and what was compiled for functions now gone.
 
 XLA's compiler frees most of what it used (100 MB or more for a likelihood with its fit), but the
 C library keeps it for later: a notebook with some ten compilations then holds twice the memory it
@@ -6,7 +6,10 @@ needs. This matters where a kernel has 2 GB, as on Binder, or where many share o
 """
 
 import ctypes
+import inspect
 import sys
+import weakref
+from collections.abc import Callable
 
 import jax
 
@@ -26,3 +29,40 @@ def give_back_after_compilations() -> None:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
+
+
+_compiled: dict[tuple, Callable] = {}
+
+
+def compiled(build: Callable, functions: tuple[Callable, ...], *settings) -> Callable:
+    """What ``build`` returns, compiled once, and kept as long as all the functions live.
+
+    A user's function as a static argument of ``jax.jit`` would be kept for ever, with the arrays
+    it has captured and what was compiled for them.
+
+    Args:
+        build: a function of references and ``settings``. Called, a reference gives the function
+            that it stands for: what ``build`` returns must hold nothing else of it.
+        functions: what the references stand for; whoever calls the compiled function must hold
+            them.
+        settings: constants that can be compared.
+    """
+    key = (build, *map(_identity, functions), *settings)
+    if key not in _compiled:
+        try:
+            references = [_reference(f, lambda _: _compiled.pop(key, None)) for f in functions]
+        except TypeError:  # a class that allows no weak references
+            return jax.jit(build(*(lambda f=f: f for f in functions), *settings))
+        _compiled[key] = jax.jit(build(*references, *settings))
+    return _compiled[key]
+
+
+def _identity(function):
+    """A bound method is another object each time it is looked up."""
+    bound = inspect.ismethod(function)
+    return (id(function.__self__), function.__func__) if bound else id(function)
+
+
+def _reference(function, when_gone):
+    kind = weakref.WeakMethod if inspect.ismethod(function) else weakref.ref
+    return kind(function, when_gone)

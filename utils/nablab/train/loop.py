@@ -5,70 +5,29 @@ happens to each: ``optax.partition({"slow": optax.adam(1e-4), "frozen": optax.se
 {"network": "slow", "edges": "frozen"})``. Limits of a parameter: :func:`clamped`.
 """
 
+import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
-from nablab.train import checkpoints
+from nablab.train import checkpoints, stepping
+from nablab.train.checkpoints import Probe, Reached
+from nablab.train.histories import ALL_DONE, INTERRUPTED, Training, continued
 
 Objective = Callable[[PyTree, PyTree], Any]
 
 # Steps run in one compiled call until it takes this long: a click on "stop" waits no longer.
 SECONDS_PER_CALL = 0.2
-MOST_STEPS_PER_CALL = 1000
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
-ALL_DONE = "all steps done"
-INTERRUPTED = "interrupted"
-
-
-@dataclass
-class Training:
-    """What a training leaves behind.
-
-    Attributes:
-        params: the best parameters on the validation sample; before the first look at it, or
-            without one, the last.
-        last_params: the parameters after the last step.
-        losses: value of the objective on the batch of each step.
-        validation_steps, validation_losses: the same on the whole validation sample.
-        snapshots: (step, parameters) for movies, the starting point first.
-        stopped: why it ended.
-    """
-
-    params: PyTree
-    last_params: PyTree
-    losses: list[float] = field(default_factory=list)
-    validation_steps: list[int] = field(default_factory=list)
-    validation_losses: list[float] = field(default_factory=list)
-    snapshots: list[tuple[int, PyTree]] = field(default_factory=list)
-    stopped: str = ALL_DONE
-
-    @property
-    def best_step(self) -> int:
-        """The step after which the validation objective was lowest."""
-        if not self.validation_losses:
-            return len(self.losses)
-        return self.validation_steps[int(np.argmin(self.validation_losses))]
-
-
-class State(NamedTuple):
-    """Where a training stands. With several seeds every leaf has their axis in front."""
-
-    params: PyTree
-    optimizer: PyTree
-    step: Int[Array, "*seeds"]
-    going: Bool[Array, "*seeds"]
 
 
 def train(
@@ -106,8 +65,9 @@ def train(
         patience: looks without improvement after which the training stops.
         snapshot_every: steps between stored copies of the parameters.
         checkpoint: a file (``.npz``) to which the training is saved every ten seconds and when it
-            ends. Where it exists, the training goes on from there, and ends bit for bit where it
-            would have ended without the interruption.
+            ends. Where it exists, the training goes on from there, says so, and ends bit for bit
+            where it would have ended without the interruption (on another machine: up to its
+            rounding). Two steps are repeated to see that objective and optimizer are the same.
         progress: show a progress bar.
 
     Returns:
@@ -117,7 +77,10 @@ def train(
 
     Raises:
         ValueError: a sample is empty, its arrays differ in length, a number of steps, looks or
-            events is below 1, or the checkpoint belongs to another training.
+            events is below 1, or the checkpoint is damaged or belongs to another training (it says
+            which input differs).
+        OSError: the checkpoint cannot be written: found out before the first step. Later it is a
+            warning.
     """
     (training,) = _train(
         objective, params, events, validation, None, key,
@@ -175,97 +138,150 @@ def clamped(low, high) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def draw(key: PRNGKeyArray, events: dict[str, PyTree], size: int | None = None) -> dict:
-    """Draw events with replacement, each sample with its own key.
+@dataclass(frozen=True)
+class _Task:
+    """What is asked of some trainings."""
 
-    Args:
-        key: random key.
-        events: samples by name.
-        size: events to draw from each sample; as many as it has if absent (a bootstrap sample).
-    """
-    keys = jax.random.split(key, len(events))
-    drawn = {}
-    for sample_key, (name, sample) in zip(keys, sorted(events.items()), strict=True):
-        length = jax.tree.leaves(sample)[0].shape[0]
-        rows = jax.random.randint(sample_key, (size or length,), 0, length)
-        drawn[name] = jax.tree.map(lambda array, rows=rows: array[rows], sample)
-    return drawn
+    objective: Objective
+    events: dict[str, PyTree]
+    validation: dict[str, PyTree] | None
+    seeds: int | None
+    key: Array
+    optimizer: Any
+    steps: int
+    batch_size: int | None = None
+    check_every: int = 10
+    patience: int | None = None
+    snapshot_every: int | None = None
+    checkpoint: str | Path | None = None
+    progress: bool = True
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """Those that change the result; with more steps a training goes on."""
+        names = "batch_size", "check_every", "patience", "snapshot_every"
+        return {name: getattr(self, name) for name in names}
+
+    def advance(self, state, until) -> stepping.Steps:
+        return stepping.advance(
+            self.objective, self.optimizer, self.batch_size, self.seeds,
+            state, self.key, self.events, until,
+        )  # fmt: skip
+
+    def updates(self, state, gradient) -> PyTree:
+        return stepping.updates(self.optimizer, self.seeds, state, gradient)
+
+    def until(self, now, at_once):
+        """The next step at which to stop and look."""
+        pauses = [self.validation is not None and self.check_every, self.snapshot_every]
+        stops = [now - now % every + every for every in pauses if every]
+        return min([now + at_once, self.steps, *stops])
 
 
-@jax.jit
-def bootstrap(key: PRNGKeyArray, events: dict[str, PyTree]) -> dict:
-    """A bootstrap sample: as many events as there are, drawn with replacement by :func:`draw`."""
-    return draw(key, events)
-
-
-def _train(
-    objective, params, events, validation, seeds, key, *, optimizer, steps, batch_size=None,
-    check_every=10, patience=None, snapshot_every=None, checkpoint=None, progress=True,
-):  # fmt: skip
+def _train(objective, params, events, validation, seeds, key, **settings):
     """One training, or several where ``seeds`` is a number."""
-    numbers = {
-        "batch_size": batch_size,
-        "check_every": check_every,
-        "patience": patience,
-        "snapshot_every": snapshot_every,
-    }
-    _check(numbers | {"steps": steps}, events, validation)
-    axis = () if seeds is None else (seeds,)
-    start = optimizer.init if seeds is None else jax.vmap(optimizer.init)
-    state = State(params, start(params), jnp.zeros(axis, int), jnp.ones(axis, bool))
+    task = _Task(objective, events, validation, seeds, key, **settings)
+    _check(task.numbers | {"steps": task.steps}, events, validation)
     of_seed = [_picker(seeds, seed) for seed in range(seeds or 1)]
+    axis = () if seeds is None else (seeds,)
+    init = task.optimizer.init if seeds is None else jax.vmap(task.optimizer.init)
+    state = stepping.State(params, init(params), jnp.zeros(axis, int), jnp.ones(axis, bool))
     starts = [pick(params) for pick in of_seed]
-    trainings = [Training(p, p, snapshots=[(0, p)] if snapshot_every else []) for p in starts]
-    if checkpoint is not None:
-        identity = checkpoints.identity(
-            params=params, key=key, events=events, validation=validation, **numbers
-        )
-        state, trainings = checkpoints.load(checkpoint, identity, state, trainings, of_seed)
-        for training in trainings:
-            if training.stopped == INTERRUPTED:
-                training.stopped = ALL_DONE  # unless something stops it again
+    snapshots = task.snapshot_every is not None
+    trainings = [Training(p, p, snapshots=[(0, p)] if snapshots else []) for p in starts]
+    reached = Reached(state, trainings, [])
+    if task.checkpoint is None:
+        return _run(task, reached, of_seed)
+    identity = checkpoints.identity(
+        params=params, key=key, events=events, validation=validation, **task.numbers
+    )
+    file = checkpoints.File(task.checkpoint, identity)
+    reached, same_machine = file.load(reached, of_seed)
+    if reached.probes:
+        _resume(task, file, reached, same_machine)
+    if reached.step == task.steps or not reached.state.going.any():
+        return reached.trainings
+    file.try_out(reached)
+    return _run(task, reached, of_seed, file)
 
-    pauses = [every for every in (validation is not None and check_every, snapshot_every) if every]
-    saved, at_once = time.monotonic(), 1
-    bar = tqdm(total=steps, disable=not progress, leave=False)
+
+def _resume(task, file, reached, same_machine) -> None:
+    """Say where, unless the file belongs to another training."""
+    if reached.step > task.steps:
+        raise ValueError(
+            f"checkpoint {file.path} is at step {reached.step} already, but steps is {task.steps}: "
+            "ask for more steps, or name another file"
+        )
+    again = []
+    for probe in reached.probes:
+        found = task.advance(probe.state, probe.step)
+        updates = task.updates(probe.state, probe.gradient)
+        again.append(Probe(probe.state, found.last_loss, found.last_gradient, updates))
+    file.compare(reached.probes, again, same_machine)
+    where = f"checkpoint {file.path}: going on from step {reached.step} of {task.steps}"
+    if not reached.state.going.any():
+        reasons = "; ".join(dict.fromkeys(training.stopped for training in reached.trainings))
+        where = f"checkpoint {file.path}: ended at step {reached.step} ({reasons}), nothing to do"
+    elif reached.step == task.steps:
+        where = f"checkpoint {file.path}: all {task.steps} steps are done, nothing to do"
+    tqdm.write(where, file=sys.stderr)
+    for training in reached.trainings:
+        if training.stopped == INTERRUPTED:
+            training.stopped = ALL_DONE  # unless something stops it again
+
+
+def _run(task, reached, of_seed, file=None) -> list[Training]:
+    saved, at_once, probing = time.monotonic(), 1, file is not None
+    bar = tqdm(total=task.steps, disable=not task.progress, leave=False)
     try:
-        while state.going.any() and (now := int(state.step[state.going].max())) < steps:
+        while reached.state.going.any() and (now := reached.step) < task.steps:
             bar.update(now - bar.n)
-            until = min([now + at_once, steps, *(now - now % every + every for every in pauses)])
+            until = task.until(now, at_once)
             began = time.monotonic()
-            after, losses, refused = _advance(
-                objective, optimizer, batch_size, seeds, state, key, events, until
-            )
-            jax.block_until_ready(after)
+            found = jax.block_until_ready(task.advance(reached.state, until))
             at_once = _more_or_fewer(until - now, time.monotonic() - began)
-            looks = None
-            if validation is not None and (until % check_every == 0 or until == steps):
-                looks = _evaluate(objective, seeds, after.params, validation)
-            # The history needs nothing of the optimizer, and of the rest only numbers in NumPy: a
-            # slice of an array of JAX for each seed and leaf takes longer than a small step.
-            before, losses, refused = jax.device_get(
-                (state._replace(params=None, optimizer=None), losses, refused)
-            )
-            reached = after._replace(optimizer=None)
-            grown = []
-            for pick, training in zip(of_seed, trainings, strict=True):
-                look = None if looks is None else float(pick(looks))
-                new = pick((before, reached, losses, refused))
-                grown.append(_grown(training, *new, look, patience, snapshot_every))
-            ended = jnp.reshape(jnp.array([t.stopped != ALL_DONE for t in grown]), axis)
-            # Both at once: an interruption finds the state and its history together.
-            state, trainings = after._replace(going=after.going & ~ended), grown
-            if checkpoint is not None and time.monotonic() > saved + SECONDS_BETWEEN_CHECKPOINTS:
-                checkpoints.save(checkpoint, identity, state, trainings)
-                saved = time.monotonic()
+            # All at once: an interruption finds the state and its history together.
+            reached = _followed(task, reached, found, until, probing, of_seed)
+            probing = False
+            if file is not None and time.monotonic() > saved + SECONDS_BETWEEN_CHECKPOINTS:
+                file.save(reached)
+                saved, at_once, probing = time.monotonic(), 1, True
     except KeyboardInterrupt:
-        for pick, training in zip(of_seed, trainings, strict=True):
-            if pick(state.going):
+        for pick, training in zip(of_seed, reached.trainings, strict=True):
+            if pick(reached.state.going):
                 training.stopped = INTERRUPTED
-    bar.close()
-    if checkpoint is not None:
-        checkpoints.save(checkpoint, identity, state, trainings)
-    return trainings
+    finally:  # an objective can fail in any way, too
+        bar.close()
+        if file is not None:
+            file.save(reached)
+    return reached.trainings
+
+
+def _followed(task, reached, found, until, probing, of_seed) -> Reached:
+    """Some steps further."""
+    looks = None
+    if task.validation is not None and (until % task.check_every == 0 or until == task.steps):
+        params = found.after.params
+        looks = stepping.evaluate(task.objective, task.seeds, params, task.validation)
+    # The history needs nothing of the optimizer, and of the rest only numbers in NumPy: a slice of
+    # an array of JAX for each seed and leaf takes longer than a small step.
+    before, losses, refused = jax.device_get(
+        (reached.state._replace(params=None, optimizer=None), found.losses, found.last_loss)
+    )
+    after = found.after._replace(optimizer=None)
+    grown = []
+    for pick, training in zip(of_seed, reached.trainings, strict=True):
+        look = None if looks is None else float(pick(looks))
+        new = pick((before, after, losses, refused))
+        grown.append(continued(training, *new, look, task.patience, task.snapshot_every))
+    going = found.after.going
+    ended = jnp.reshape(jnp.array([t.stopped != ALL_DONE for t in grown]), going.shape)
+    probes = reached.probes
+    if probing:
+        updates = task.updates(reached.state, found.last_gradient)
+        new = Probe(reached.state, found.last_loss, found.last_gradient, updates)
+        probes = [*probes[:1], new]
+    return Reached(found.after._replace(going=going & ~ended), grown, probes)
 
 
 def _picker(seeds, seed):
@@ -277,82 +293,7 @@ def _picker(seeds, seed):
 
 def _more_or_fewer(steps, seconds) -> int:
     """Steps for the next call: at most twice as many, of the length that was asked for."""
-    return int(np.clip(steps * min(2.0, SECONDS_PER_CALL / seconds), 1, MOST_STEPS_PER_CALL))
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _advance(objective, optimizer, batch_size, seeds, state, key, events, until):
-    """Up to 1,000 steps; the losses of the steps taken, and that of a refused one."""
-
-    def step(key, carry):
-        state, losses, _, taken = carry
-        step_key = jax.random.fold_in(key, state.step + 1)
-        batch = events if batch_size is None else draw(step_key, events, batch_size)
-        loss, gradient = jax.value_and_grad(objective)(state.params, batch)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, params))]
-        usable = jnp.stack(finite).all()
-        proposal = State(params, optimizer_state, state.step + 1, state.going)
-        kept = jax.tree.map(partial(jnp.where, usable), proposal, state)
-        loss = loss.astype(float)
-        return kept._replace(going=usable), losses.at[taken].set(loss), loss, taken + 1
-
-    def one(state, key):
-        def goes_on(carry):
-            return carry[0].going & (carry[0].step < until)
-
-        start = state, jnp.zeros(MOST_STEPS_PER_CALL), jnp.zeros(()), 0
-        return jax.lax.while_loop(goes_on, partial(step, key), start)[:3]
-
-    return _for_each(seeds, one, state, key)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(objective, seeds, params, events):
-    return _for_each(seeds, lambda params: objective(params, events), params)
-
-
-def _for_each(seeds, function, *arguments):
-    """The function of one training, for all of them."""
-    return function(*arguments) if seeds is None else jax.vmap(function)(*arguments)
-
-
-def _grown(training, before, after, losses, refused, look, patience, snapshot_every) -> Training:
-    """The history with the steps between two states, and whether it ends there."""
-    if not before.going:
-        return training
-    step = int(after.step)
-    taken = step - int(before.step)
-    grown = replace(
-        training,
-        last_params=after.params,
-        losses=training.losses + np.asarray(losses)[:taken].tolist(),
-    )
-    if not grown.validation_losses:
-        grown.params = after.params  # nothing to choose by
-    if taken and snapshot_every and step % snapshot_every == 0:
-        grown.snapshots = [*training.snapshots, (step, after.params)]
-    if not after.going:
-        what = "gradient" if np.isfinite(refused) else f"value, {refused},"
-        return _failed(grown, f"the objective's {what} is not finite at step {step + 1}")
-    if look is None:
-        return grown
-    if not np.isfinite(look):
-        return _failed(grown, f"the validation objective is {look} at step {step}")
-    if look < min(training.validation_losses, default=np.inf):
-        grown.params = after.params
-    grown.validation_steps = [*training.validation_steps, step]
-    grown.validation_losses = [*training.validation_losses, look]
-    waited = len(grown.validation_losses) - 1 - int(np.argmin(grown.validation_losses))
-    if patience is not None and waited >= patience:
-        grown.stopped = f"no improvement in {patience} looks at the validation sample"
-    return grown
-
-
-def _failed(training, reason) -> Training:
-    warnings.warn(f"training stopped: {reason}", stacklevel=5)
-    return replace(training, stopped=reason)
+    return int(np.clip(steps * min(2.0, SECONDS_PER_CALL / seconds), 1, stepping.MOST_STEPS))
 
 
 def _check(numbers, events, validation) -> None:

@@ -9,9 +9,9 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from nablab.infer.histfactory import Model
 from nablab.train.coverage import coverage
-from nablab.train.loop import bootstrap
 from nablab.train.robustness import best_mu, constraints, observed_cls, robustness
 from nablab.train.second_sample import second_sample
+from nablab.train.stepping import bootstrap
 from nablab.train.tables import Table
 
 

@@ -10,8 +10,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 from nablab import checks
 from nablab.infer.histfactory import Model
 from nablab.train.coverage import as_measured, same_structure
-from nablab.train.loop import bootstrap
 from nablab.train.robustness import Number, best_mu, name_of, scalar
+from nablab.train.stepping import bootstrap
 from nablab.train.tables import Shown, Table, digits_that_show, significant
 
 # Quantiles of the bootstrap samples. Where the intervals of two numbers do not overlap, the numbers
