@@ -149,7 +149,8 @@ class File:
         if not Path(self.path).is_file():
             return start, True
         try:
-            with np.load(self.path) as file:
+            # NumPy forgets to close a file that is no zip file.
+            with Path(self.path).open("rb") as opened, np.load(opened) as file:
                 stored = dict(file)
         except Exception as error:  # a damaged file makes the reader fail in any way
             if getattr(error, "errno", None):  # the file may be fine
