@@ -1,13 +1,20 @@
 """The training loop: what it learns, keeps, draws, compiles and refuses."""
 
+import gc
+import resource
+import weakref
+from pathlib import Path
+
 import interruption
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from models import histosys
 
-from nablab.train import loop, stepping
+from nablab.infer.histfactory import Model
+from nablab.train import loop, objectives, stepping
 from nablab.train.loop import train
 from nablab.train.stepping import draw
 
@@ -356,3 +363,93 @@ def test_many_steps_run_in_one_call(monkeypatch):
     calls.clear()
     run(steps=40, validation=VALIDATION, check_every=15, snapshot_every=10)
     assert {10, 15, 20, 30, 40} <= set(calls)
+
+
+def forgets(train_one, count=3):
+    """How many of the things that some trainings were made of are still there."""
+    references = [weakref.ref(train_one(n)) for n in range(count)]
+    gc.collect()
+    return sum(reference() is not None for reference in references)
+
+
+def test_objectives_are_not_kept():
+    def with_a_new_lambda(n):
+        objective = lambda params, events: distance(params, events) + n  # noqa: E731
+        run(objective, validation=VALIDATION)
+        return objective
+
+    assert forgets(with_a_new_lambda) == 0
+
+
+def test_objectives_behind_a_fit_are_not_kept():
+    """Fits have derivative rules of their own, which JAX stores."""
+
+    def with_a_likelihood(n):
+        def objective(params, events):
+            bins = jnp.mean(events["data"]) * jnp.array([1.0, 2.0 + params])
+            model = Model.from_spec(histosys(bins, 50 + 0 * bins, 45 + bins, 55 - bins))
+            return objectives.log_cls(model) + n
+
+        run(objective, steps=2, validation=VALIDATION)
+        return objective
+
+    assert forgets(with_a_likelihood, 1) == 0
+
+
+class Analysis:
+    """Its method is another object each time it is looked up."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def objective(self, params, events):
+        self.traces += 1
+        return distance(params, events)
+
+
+def test_methods_are_compiled_once_and_not_kept():
+    def with_a_method(_):
+        analysis = Analysis()
+        for _ in range(2):
+            run(analysis.objective)
+        assert analysis.traces == 1
+        return analysis
+
+    assert forgets(with_a_method) == 0
+
+
+def test_optimizers_are_not_kept():
+    def with_a_new_rate(n):
+        optimizer = optax.sgd(0.1 / (1 + n))
+        run(optimizer=optimizer)
+        return optimizer.update
+
+    assert forgets(with_a_new_rate) == 0
+
+
+def test_a_callable_that_allows_no_weak_reference():
+    class Slotted:
+        __slots__ = ()
+
+        def __call__(self, params, events):
+            return distance(params, events)
+
+    assert float(run(Slotted(), steps=60).params) == pytest.approx(3.0, rel=1e-12)
+
+
+def test_what_an_objective_has_captured_is_freed():
+    """Six times 40 MB, twice and more (XLA copies constants), would be 0.5 GB at least."""
+
+    def with_own_events(n):
+        sample = jnp.arange(5e6) + n
+        objective = lambda params, events: distance(params, events) + sample.mean()  # noqa: E731
+        run(objective, steps=2)
+        return objective
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    forgets(with_own_events, 2)
+    before = resident()
+    assert forgets(with_own_events, 6) == 0
+    assert resident() - before < 250e6
