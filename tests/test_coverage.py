@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from nablab.infer import toy_tests
 from nablab.infer.histfactory import Model
-from nablab.train.coverage import as_measured, coverage
+from nablab.train.coverage import Coverage, as_measured, coverage
 
 KEY, TOYS = jax.random.key(5), 1500
 LEVELS = np.array([0.683, 0.954])
@@ -70,6 +70,24 @@ def test_failed_fits_are_counted_and_reported(right):
     np.testing.assert_array_less(abs(found.fractions - LEVELS), 3.5 * found.errors)
     assert (found.errors > 1.05 * right.errors).all()
     assert f"The fits of {found.failed} toys failed" in str(found)
+    with pytest.raises(RuntimeError, match=f"{found.failed} of {TOYS} toys have a failed fit"):
+        found.require()
+    assert right.require() is right
+
+
+@pytest.mark.parametrize(
+    ("fraction", "failed", "verdict"),
+    [
+        (0.683, 0, "right"),
+        (0.683, 20, "right"),  # between 0.669 and 0.689
+        (0.683, 200, "undecided"),  # between 0.546 and 0.746
+        (0.2, 200, "too low"),  # at most 0.36
+        (0.95, 200, "too high"),  # at least 0.76
+    ],
+)
+def test_a_verdict_does_not_depend_on_failed_fits(fraction, failed, verdict):
+    numbers = np.array([fraction]), np.array([0.015])
+    assert Coverage(1.0, (0.683,), *numbers, 1000, failed).verdicts == (verdict,)
 
 
 def test_all_fits_failed():

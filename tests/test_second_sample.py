@@ -1,5 +1,8 @@
 """A network that learnt the fluctuations of its events does not survive other events."""
 
+import itertools
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import models
@@ -124,6 +127,49 @@ def test_values_in_closed_form_and_failures():
     assert 0 < found.failed < 300
     assert f"{found.failed} of 300 bootstrap samples failed: left out." in str(found)
     assert (found.intervals[:, 1] <= limit).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"failed": 5}, "5 of 200 bootstrap samples failed"),
+        ({"values": np.array([0.1, np.nan, 0.1])}, "cls, first, second: nan"),
+        ({"fitted_mu": np.nan}, "cls, best-fit mu: nan"),
+        ({"failed": 200, "intervals": np.full((3, 2), np.nan)}, "200 of 200 bootstrap samples"),
+    ],
+)
+def test_no_verdict_from_what_failed(change, first):
+    """It used to be "DOES NOT SURVIVE" and "BIASED" where every fit had failed."""
+    intervals = np.array([[0.0, 0.2]] * 3)
+    good = SecondSample("cls", 0.0, np.full(3, 0.1), intervals, 1.0, np.array([0.9, 1.1]), 200, 4)
+    assert (good.survives, good.unbiased) == (True, True)
+    bad = replace(good, **change)
+    assert (bad.survives, bad.unbiased) == (None, None)
+    assert "No verdict: too much has failed." in str(bad)
+    assert "SURVIVE" not in str(bad) and "BIASED" not in str(bad)
+    with pytest.raises(RuntimeError, match=first):
+        bad.require()
+    faultless = replace(good, failed=0)
+    assert faultless.require() is faultless
+
+
+@pytest.mark.parametrize("done", [19, 20])
+def test_an_interruption_keeps_what_is_done(done):
+    calls = itertools.count(1)
+
+    def excess(model, data):
+        if next(calls) == 3 * (done + 1) + 1:  # three numbers for each, and the nominal ones
+            raise KeyboardInterrupt
+        return data[1]
+
+    arguments = build, HONEST, FIRST, SECOND, KEY
+    if done < 20:
+        with pytest.raises(KeyboardInterrupt):
+            second_sample(excess, *arguments)
+        return
+    with pytest.warns(UserWarning, match="interrupted: 20 of 200 bootstrap samples are done"):
+        found = second_sample(excess, *arguments)
+    assert (found.bootstraps, found.failed) == (20, 0)
 
 
 def test_widths_of_the_intervals():

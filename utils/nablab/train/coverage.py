@@ -42,13 +42,31 @@ class Coverage(Shown):
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """In words, for each interval: within 3 errors of it, or not."""
-        distances = (self.fractions - self.confidence) / self.errors
+        """In words, for each confidence: within 3 errors of it, or not.
+
+        The toys with a failed fit could all have been in the interval, or none of them: where the
+        word depends on that it is "undecided".
+        """
         words = {-1: "too low", 0: "right", 1: "too high"}
-        return tuple(
-            words[int(np.sign(d)) * (abs(d) > AGREES_WITHIN)] if np.isfinite(d) else "failed"
-            for d in distances
-        )
+        inside = self.fractions * (self.toys - self.failed)
+        found = []
+        for few, many, confidence, error in zip(
+            inside / self.toys, (inside + self.failed) / self.toys, self.confidence, self.errors,
+            strict=True,
+        ):  # fmt: skip
+            distances = (few - confidence) / error, (many - confidence) / error
+            if not np.isfinite(distances).all():
+                found.append("failed")
+                continue
+            low, high = (int(np.sign(d)) * (abs(d) > AGREES_WITHIN) for d in distances)
+            found.append(words[low] if low == high else "undecided")
+        return tuple(found)
+
+    def require(self) -> "Coverage":
+        """Raise ``RuntimeError`` if a fit failed; return the coverage otherwise."""
+        if self.failed:
+            raise RuntimeError(f"{self.failed} of {self.toys} toys have a failed fit")
+        return self
 
     @property
     def table(self) -> Table:
@@ -61,7 +79,10 @@ class Coverage(Shown):
         ]
         notes = []
         if self.failed:
-            notes.append(f"The fits of {self.failed} toys failed: these are left out.")
+            notes.append(
+                f"The fits of {self.failed} toys failed: these are left out, and a verdict that "
+                "depends on where they would have been is undecided."
+            )
         title = f"coverage of mu = {self.mu:g} in {self.toys} toys"
         return Table(title, ("interval", "contains the truth in", ""), rows, notes)
 

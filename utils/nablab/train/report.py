@@ -11,7 +11,7 @@ from nablab.infer.histfactory import Model
 from nablab.train.coverage import coverage
 from nablab.train.robustness import best_mu, constraints, observed_cls, robustness
 from nablab.train.second_sample import second_sample
-from nablab.train.stepping import bootstrap
+from nablab.train.stepping import bootstrap, until_interrupted
 from nablab.train.tables import Table
 
 
@@ -85,7 +85,7 @@ def report(
         params: the trained parameters.
         held_out: events used neither for training nor for choosing ``params``.
         key: random key of the bootstrap samples.
-        bootstraps: how many of them.
+        bootstraps: how many of them; an interruption keeps those that are done.
         model: the likelihood as a function of parameters and events, with real cuts and histograms,
             scaled to the luminosity. Called twice for each bootstrap sample if there is
             ``trained_on``: what takes long in it should be compiled.
@@ -103,11 +103,15 @@ def report(
     if not np.isfinite(value):
         raise ValueError(f"{name} is {value} with the hard analysis on the held-out events")
     keys = jax.random.split(key, bootstraps)
-    values = np.array([float(hard(params, bootstrap(key, held_out))) for key in keys])
+
+    def fluctuated(key):
+        return float(hard(params, bootstrap(key, held_out)))
+
+    values = np.array(until_interrupted(fluctuated, keys, "bootstrap samples"))
     if not np.isfinite(values).all():
         failed = int(np.sum(~np.isfinite(values)))
         raise ValueError(
-            f"{name} is not finite with the hard analysis on {failed} of {bootstraps} bootstrap "
+            f"{name} is not finite with the hard analysis on {failed} of {len(values)} bootstrap "
             "samples of the held-out events: use fewer bins or more events"
         )
     low, high = np.quantile(values, [0.16, 0.84])

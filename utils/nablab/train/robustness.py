@@ -60,6 +60,17 @@ class Robustness(Shown):
     values: np.ndarray
     left_out: tuple[str, ...]
 
+    def require(self) -> "Robustness":
+        """Raise ``RuntimeError`` if the number failed for possible data; return it otherwise."""
+        failed = np.argwhere(self.possible & ~np.isfinite(self.values))
+        if len(failed):
+            parameter, shift = failed[0]
+            raise RuntimeError(
+                f"{self.name} failed for {len(failed)} of {self.possible.sum()} shifts, the first "
+                f"of them {self.parameters[parameter]} by {self.shifts[shift]:+g}"
+            )
+        return self
+
     @property
     def table(self) -> Table:
         """A row for each parameter, a column for each shift."""

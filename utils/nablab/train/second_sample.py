@@ -11,7 +11,7 @@ from nablab import checks
 from nablab.infer.histfactory import Model
 from nablab.train.coverage import as_measured, same_structure
 from nablab.train.robustness import Number, best_mu, name_of, scalar
-from nablab.train.stepping import bootstrap
+from nablab.train.stepping import bootstrap, until_interrupted
 from nablab.train.tables import Shown, Table, digits_that_show, significant
 
 # Quantiles of the bootstrap samples. Where the intervals of two numbers do not overlap, the numbers
@@ -47,14 +47,37 @@ class SecondSample(Shown):
     failed: int
 
     @property
-    def survives(self) -> bool:
-        """Whether the intervals of the number from either sample alone overlap."""
-        return bool(_overlap(*self.intervals[0], *self.intervals[2]))
+    def judged(self) -> bool:
+        """Whether there can be a verdict.
+
+        The failed bootstrap samples may have been beyond either end of an interval: with more of
+        them than are left out there anyway, it has no end.
+        """
+        finite = np.isfinite([*self.values, self.fitted_mu]).all()
+        return bool(finite and self.failed < INTERVAL[0] * self.bootstraps)
 
     @property
-    def unbiased(self) -> bool:
-        """Whether a signal strength of 1 is within the interval of the best fit."""
-        return bool(_contains_one(*self.mu_interval))
+    def survives(self) -> bool | None:
+        """Whether the intervals of the number from either sample alone overlap; ``None`` where too
+        much has failed to say so."""
+        return bool(_overlap(*self.intervals[0], *self.intervals[2])) if self.judged else None
+
+    @property
+    def unbiased(self) -> bool | None:
+        """Whether a signal strength of 1 is within the interval of the best fit; ``None`` where too
+        much has failed to say so."""
+        return bool(_contains_one(*self.mu_interval)) if self.judged else None
+
+    def require(self) -> "SecondSample":
+        """Raise ``RuntimeError`` if a fit or a number failed; return the comparison otherwise."""
+        for name, value in zip(
+            (*PAIRS, "best-fit mu"), (*self.values, self.fitted_mu), strict=True
+        ):
+            if not np.isfinite(value):
+                raise RuntimeError(f"{self.name}, {name}: {value}, a fit or the number has failed")
+        if self.failed:
+            raise RuntimeError(f"{self.failed} of {self.bootstraps} bootstrap samples failed")
+        return self
 
     @property
     def table(self) -> Table:
@@ -67,21 +90,26 @@ class SecondSample(Shown):
         digits = max(3, digits_that_show(_contains_one, *self.mu_interval))
         fitted = self.fitted_mu, *self.mu_interval
         rows.append(("best-fit mu of 1", *(significant(x, digits) for x in fitted)))
-        survives = "survives" if self.survives else "DOES NOT SURVIVE: it was a fluctuation"
-        notes = [
-            f"On the second sample the value of the first {survives} (intervals of first, first "
-            f"and second, second {'overlap' if self.survives else 'do not overlap'})."
-        ]
-        bias = "unbiased within the fluctuations" if self.unbiased else "BIASED"
-        notes.append(f"Templates from the first, data from the second: best-fit mu is {bias}.")
-        if self.failed:
-            notes.append(f"{self.failed} of {self.bootstraps} bootstrap samples failed: left out.")
         return Table(
             f"{self.name}, data with mu = {self.mu:g}, from two simulated samples",
             ("templates, data", "value", "95 % from", "to"),
             rows,
-            notes,
+            self._notes(),
         )
+
+    def _notes(self):
+        notes = ["No verdict: too much has failed."]
+        if self.judged:
+            survives = "survives" if self.survives else "DOES NOT SURVIVE: it was a fluctuation"
+            notes = [
+                f"On the second sample the value of the first {survives} (intervals of first, "
+                f"first and second, second {'overlap' if self.survives else 'do not overlap'})."
+            ]
+            bias = "unbiased within the fluctuations" if self.unbiased else "BIASED"
+            notes.append(f"Templates from the first, data from the second: best-fit mu is {bias}.")
+        if self.failed:
+            notes.append(f"{self.failed} of {self.bootstraps} bootstrap samples failed: left out.")
+        return notes
 
 
 def _overlap(low, high, other_low, other_high):
@@ -120,7 +148,7 @@ def second_sample(
         second: other events of the same processes.
         key: random key of the bootstrap samples.
         mu: true signal strength in the data of ``number``.
-        bootstraps: how many of them.
+        bootstraps: how many of them; an interruption keeps those that are done.
 
     Raises:
         ValueError: ``build`` returns no model, or models of different structure, the number is no
@@ -137,10 +165,14 @@ def second_sample(
     same_structure("the model of second", models[1], models[0])
     mu = float(mu)
     nominal = np.array(_compared(number, *models, mu), dtype=float)
-    fluctuated = np.empty((bootstraps, 4))
-    for place, pair in enumerate(jax.random.split(key, (bootstraps, 2))):
+
+    def compared(pair):
         drawn = (bootstrap(key, events) for key, events in zip(pair, samples, strict=True))
-        fluctuated[place] = _compared(number, *(build(params, events) for events in drawn), mu)
+        return _compared(number, *(build(params, events) for events in drawn), mu)
+
+    keys = jax.random.split(key, (bootstraps, 2))
+    fluctuated = np.array(until_interrupted(compared, keys, "bootstrap samples"), dtype=float)
+    bootstraps = len(fluctuated)
     good = np.isfinite(fluctuated).all(axis=1)
     some = fluctuated[good] if good.any() else np.full((1, 4), np.nan)
     intervals = np.quantile(some, INTERVAL, axis=0).T

@@ -1,5 +1,6 @@
 """One step of a training, and many in one compiled call."""
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -59,6 +60,24 @@ def draw(key: PRNGKeyArray, events: dict[str, PyTree], size: int | None = None) 
 def bootstrap(key: PRNGKeyArray, events: dict[str, PyTree]) -> dict:
     """A bootstrap sample: as many events as there are, drawn with replacement by :func:`draw`."""
     return draw(key, events)
+
+
+def until_interrupted(function, items, name, fewest=20) -> list:
+    """The function of all items; of those done, with a warning, where Ctrl-C ends it early.
+
+    Fewer than ``fewest`` are worth nothing: then the interruption goes on.
+    """
+    done = []
+    try:
+        for item in items:
+            done.append(function(item))
+    except KeyboardInterrupt:
+        if len(done) < fewest:
+            raise
+        warnings.warn(
+            f"interrupted: {len(done)} of {len(items)} {name} are done, and kept", stacklevel=3
+        )
+    return done
 
 
 def advance(objective, optimizer, batch_size, seeds, state, key, events, until) -> Steps:
