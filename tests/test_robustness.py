@@ -99,6 +99,8 @@ def test_failures_and_names_are_shown():
     assert "a fraction below one, data with mu = 0" in str(found)
     # The auxiliary data stay at 1.
     assert str(found).split("\n")[2].split() == ["lumi", "1.0", "failed"]
+    with pytest.raises(RuntimeError, match=r"failed for 1 of 2 shifts, the first of them lumi by"):
+        found.require()
     assert found.possible.all()
 
 
