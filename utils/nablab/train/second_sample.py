@@ -47,26 +47,23 @@ class SecondSample(Shown):
     failed: int
 
     @property
-    def judged(self) -> bool:
-        """Whether there can be a verdict.
-
-        The failed bootstrap samples may have been beyond either end of an interval: with more of
-        them than are left out there anyway, it has no end.
-        """
-        finite = np.isfinite([*self.values, self.fitted_mu]).all()
-        return bool(finite and self.failed < INTERVAL[0] * self.bootstraps)
-
-    @property
     def survives(self) -> bool | None:
         """Whether the intervals of the number from either sample alone overlap; ``None`` where too
         much has failed to say so."""
-        return bool(_overlap(*self.intervals[0], *self.intervals[2])) if self.judged else None
+        return self._verdict(_overlap(*self.intervals[0], *self.intervals[2]))
 
     @property
     def unbiased(self) -> bool | None:
         """Whether a signal strength of 1 is within the interval of the best fit; ``None`` where too
         much has failed to say so."""
-        return bool(_contains_one(*self.mu_interval)) if self.judged else None
+        return self._verdict(_contains_one(*self.mu_interval))
+
+    def _verdict(self, agrees):
+        """The failed bootstrap samples may have been beyond either end of an interval: with more of
+        them than are left out there anyway it has no end, and nothing is outside."""
+        finite = np.isfinite([*self.values, self.fitted_mu]).all()
+        tolerated = 0.5 if agrees else INTERVAL[0]
+        return bool(agrees) if finite and self.failed < tolerated * self.bootstraps else None
 
     def require(self) -> "SecondSample":
         """Raise ``RuntimeError`` if a fit or a number failed; return the comparison otherwise."""
@@ -98,15 +95,21 @@ class SecondSample(Shown):
         )
 
     def _notes(self):
-        notes = ["No verdict: too much has failed."]
-        if self.judged:
-            survives = "survives" if self.survives else "DOES NOT SURVIVE: it was a fluctuation"
-            notes = [
-                f"On the second sample the value of the first {survives} (intervals of first, "
-                f"first and second, second {'overlap' if self.survives else 'do not overlap'})."
-            ]
-            bias = "unbiased within the fluctuations" if self.unbiased else "BIASED"
-            notes.append(f"Templates from the first, data from the second: best-fit mu is {bias}.")
+        verdict = {
+            True: "survives (intervals of first, first and second, second overlap)",
+            False: "DOES NOT SURVIVE: it was a fluctuation (intervals of first, first and second, "
+            "second do not overlap)",
+            None: "cannot be judged: too much has failed",
+        }
+        bias = {
+            True: "is unbiased within the fluctuations",
+            False: "is BIASED",
+            None: "cannot be judged: too much has failed",
+        }
+        notes = [
+            f"On the second sample the value of the first {verdict[self.survives]}.",
+            f"Templates from the first, data from the second: best-fit mu {bias[self.unbiased]}.",
+        ]
         if self.failed:
             notes.append(f"{self.failed} of {self.bootstraps} bootstrap samples failed: left out.")
         return notes
