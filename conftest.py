@@ -10,26 +10,16 @@ import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 REPOSITORY = Path(__file__).resolve().parent
-sys.path.insert(0, str(REPOSITORY / "utils"))
+sys.path[:0] = [str(REPOSITORY / "utils"), str(REPOSITORY / "tests")]
+import needs  # noqa: E402
+
+import fetch_data  # noqa: E402
 import workshop  # noqa: E402
 
-NEEDS_OPEN_DATA = ("12_open_data.ipynb",)
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-
-def open_data_folder() -> Path | None:
-    """Where the open-data files are: $NABLAB_DATA, or a folder beside the repository."""
-    if os.environ.get("NABLAB_DATA"):
-        return Path(os.environ["NABLAB_DATA"]).resolve()
-    beside = REPOSITORY.parent / "shared" / "data"
-    return beside if (beside / "opendata").is_dir() else None
-
-
-folder = open_data_folder()
-if folder is not None:
+if fetch_data.folder().is_dir():
     # Absolute, because a notebook's kernel works in the notebook's folder.
-    os.environ["NABLAB_DATA"] = str(folder)
+    os.environ["NABLAB_DATA"] = str(fetch_data.folder())
 
 
 SOLVED = """
@@ -40,7 +30,13 @@ assert said.stdout and "not yet" not in said.stdout and "not done" not in said.s
 """
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "needs(*wanted): a browser, or one of these files (needs.py)"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     """After the last cell of a notebook, whose exercises are undone, its solutions are checked."""
     by_file = {}
     for item in items:
@@ -48,12 +44,21 @@ def pytest_collection_modifyitems(items):
     for file, cells in by_file.items():
         if isinstance(file, IPyNbFile):
             cells += solved_exercises(file, len(cells))
+            skip_without_data(config, cells)
     items[:] = [item for group in by_file.values() for item in group]
-    if folder is None:
-        reason = "set NABLAB_DATA to a folder with the open-data files to test this notebook"
-        for item in items:
-            if item.path.name in NEEDS_OPEN_DATA:
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            if reason := needs.reason_to_skip(*mark.args):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def skip_without_data(config, cells):
+    """A notebook whose data are absent is skipped as one test, the first of its cells."""
+    wanted = needs.NOTEBOOKS.get(cells[0].path.name, [])
+    if reason := next((why for files in wanted if (why := needs.reason_to_skip(*files))), None):
+        cells[0].add_marker(pytest.mark.skip(reason=reason))
+        config.hook.pytest_deselected(items=cells[1:])
+        del cells[1:]
 
 
 def solved_exercises(file, number):
@@ -65,3 +70,12 @@ def solved_exercises(file, number):
         name = f"Solution {exercise.name}"
         yield IPyNbCell.from_parent(file, name=name, cell_num=number, cell=cell, options=options)
         number += 1
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """The last words are what was not tested, and how it would be."""
+    result = yield
+    if skipped := terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line(needs.not_tested([report.longrepr[2] for report in skipped]))
+    return result

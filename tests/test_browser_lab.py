@@ -1,12 +1,15 @@
 """Every notebook in JupyterLab, in a browser: all cells run, sliders move pictures, movies play."""
 
-import os
-
 import lab
+import needs
 import pytest
 
+pytestmark = pytest.mark.needs("chromium")
 NOTEBOOKS = sorted(path.name for path in (lab.ROOT / "nbs").glob("*.ipynb"))
-NO_DATA = "set NABLAB_DATA to a folder with the open-data files to test this notebook"
+WITH_NEEDS = [
+    pytest.param(name, marks=[pytest.mark.needs(*files) for files in needs.NOTEBOOKS.get(name, [])])
+    for name in NOTEBOOKS
+]
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +23,8 @@ def screenshots(tmp_path):
     return lab.screenshots(tmp_path)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", WITH_NEEDS)
 def test_runs_and_moves(name, chromium, address, screenshots):
-    if name == "12_open_data.ipynb" and not os.environ.get("NABLAB_DATA"):
-        pytest.skip(NO_DATA)
     with lab.opened(chromium, address, f"nbs/{name}") as page:
         lab.run_all(page)
         cells = lab.cells(page)

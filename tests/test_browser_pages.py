@@ -1,6 +1,7 @@
 """The static deck and the book in a real browser, from a file and without a network."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import lab
@@ -11,7 +12,7 @@ import book
 import slides
 
 # Sphinx and its extensions use each other's old names.
-pytestmark = [
+pytestmark = [pytest.mark.needs("chromium")] + [
     pytest.mark.filterwarnings(f"ignore::{kind}")
     for kind in ("DeprecationWarning", "PendingDeprecationWarning")
 ]
@@ -44,8 +45,8 @@ def screenshots(tmp_path_factory):
     return lab.screenshots(tmp_path_factory.mktemp("screenshots"))
 
 
-@pytest.fixture
-def page(chromium):
+@contextmanager
+def tab(chromium):
     """A tab without a network; fails if a page complains or asks for something elsewhere."""
     context = chromium.new_context(offline=True, viewport={"width": WIDTH, "height": HEIGHT})
     page, complaints = context.new_page(), []
@@ -56,6 +57,12 @@ def page(chromium):
     yield page
     context.close()
     assert not [complaint for complaint in complaints if not NOISE.search(complaint)]
+
+
+@pytest.fixture
+def page(chromium):
+    with tab(chromium) as page:
+        yield page
 
 
 def is_elsewhere(address):
@@ -141,17 +148,18 @@ def pages(chromium, tmp_path_factory):
     return book.build(notebooks, tmp_path_factory.mktemp("book")).parent
 
 
-@pytest.mark.parametrize("name", [path.stem for path in book.NOTEBOOKS])
-def test_pages_of_the_book_show_everything(name, pages, page, screenshots):
-    opened(page, pages / "nbs" / f"{name}.html")
-    page.screenshot(path=screenshots / f"book-{name}.png")
-    set_ones, left = formulas(page)
-    assert set_ones and not left
-    assert not page.evaluate(BLIND) and not page.evaluate(SILENT)
-    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH
-    outputs = page.locator(".cell_output")
-    stored = nbformat.read(book.ROOT / "nbs" / f"{name}.ipynb", as_version=4).cells
-    assert outputs.count() == sum(bool(cell.get("outputs")) for cell in stored)
+def test_pages_of_the_book_show_everything(pages, chromium, screenshots, subtests):
+    for path in book.NOTEBOOKS:
+        with subtests.test(path.stem), tab(chromium) as page:
+            opened(page, pages / "nbs" / f"{path.stem}.html")
+            page.screenshot(path=screenshots / f"book-{path.stem}.png")
+            set_ones, left = formulas(page)
+            assert set_ones and not left
+            assert not page.evaluate(BLIND) and not page.evaluate(SILENT)
+            assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH
+            outputs = page.locator(".cell_output")
+            stored = nbformat.read(path, as_version=4).cells
+            assert outputs.count() == sum(bool(cell.get("outputs")) for cell in stored)
 
 
 def test_slider_of_the_book_moves(pages, page, screenshots):

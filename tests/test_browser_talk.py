@@ -4,6 +4,7 @@ import lab
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.needs("chromium")
 TALK = nbformat.read(lab.ROOT / "talk" / "talk.ipynb", as_version=nbformat.NO_CONVERT)
 WIDTH, HEIGHT = 1280, 720
 

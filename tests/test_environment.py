@@ -177,7 +177,7 @@ def test_binder_says_nothing_about_news():
     assert "overrides.json" in (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Binder runs on Linux")
+@pytest.mark.skipif(sys.platform == "win32", reason="Binder runs on Linux: test there")
 def test_binder_computes_on_a_cpu():
     """What repo2docker starts with binder/start sees the variable."""
     command = [ROOT / "binder" / "start", sys.executable, "-c"]

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import threading
 import time
 from dataclasses import replace
@@ -10,15 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jax
+import needs
 import numpy as np
 import pandas
 import pooch
 import pytest
+from published import DATA
 
 from nablab.data import opendata
 from nablab.data.opendata import OpenDataError
 
-DATA = Path(os.environ.get("NABLAB_DATA") or Path(__file__).resolve().parents[1] / "../shared/data")
 FULL = "atlas-higgs-challenge-2014-v2.csv.gz"
 SUBSET = "higgsml_subset.csv.gz"
 
@@ -32,18 +32,14 @@ def nowhere(tmp_path, monkeypatch):
     return cache
 
 
-@pytest.fixture
-def real_data(monkeypatch):
-    """The real files, where there are any."""
+needs_higgs = pytest.mark.needs(*needs.HIGGS_EVENTS)
+needs_subset = pytest.mark.needs(needs.HIGGS_SUBSET)
+needs_muons = pytest.mark.needs(needs.MUONS)
 
-    def have(*names):
-        if not any(
-            (DATA / folder / name).is_file() for folder in ("", "opendata") for name in names
-        ):
-            pytest.skip(f"needs {' or '.join(names)}: set NABLAB_DATA to a folder with it")
-        monkeypatch.setenv("NABLAB_DATA", str(DATA))
 
-    return have
+def real(name):
+    """A file of the real ones."""
+    return next(path for path in (DATA / name, DATA / "opendata" / name) if path.is_file())
 
 
 def small_table(events=60, seed=3):
@@ -97,8 +93,8 @@ def test_small_file(tmp_path):
         events["DER_mass_MCM"]
 
 
-def test_real_higgsml(real_data):
-    real_data(FULL, SUBSET)
+@needs_higgs
+def test_real_higgsml():
     start = time.perf_counter()
     events = opendata.higgsml()
     seconds = time.perf_counter() - start
@@ -118,10 +114,10 @@ def test_real_higgsml(real_data):
     assert 0.1 < np.isnan(events["DER_mass_MMC"]).mean() < 0.2
 
 
-def test_real_weights_are_the_official_ones(real_data):
+@needs_subset
+def test_real_weights_are_the_official_ones():
     """The two official weight columns, scaled to the luminosity, give the same weights."""
-    real_data(SUBSET)
-    file = next(p for p in (DATA / SUBSET, DATA / "opendata" / SUBSET) if p.is_file())
+    file = real(SUBSET)
     events, table = opendata.higgsml(file), pandas.read_csv(file)
     assert set(table["KaggleSet"]) == {"t"}
     official = table["KaggleWeight"].to_numpy() * 250_000 / len(table)  # the training set's size
@@ -343,8 +339,8 @@ def test_no_network_fails_fast(nowhere, monkeypatch):
 # ---- the muons -------------------------------------------------------------------------------
 
 
-def test_z_peak(real_data):
-    real_data("Zmumu.csv", "Zmumu_Run2011A.csv")
+@needs_muons
+def test_z_peak():
     muons = opendata.zmumu()
     assert set(muons) == set(opendata.ZMUMU_COLUMNS)
     assert len(muons["pt1"]) in (10_000, 10_583)
@@ -359,12 +355,10 @@ def test_z_peak(real_data):
     assert np.mean(muons["Q1"] * muons["Q2"] == -1) > 0.95
 
 
-def test_checksum_of_the_portals_muons(real_data, tmp_path):
+@needs_muons
+def test_checksum_of_the_portals_muons():
     """The portal's file is the first 10,000 lines of the teaching material's, with 4 decimals."""
-    real_data("Zmumu_Run2011A.csv")
-    name = "Zmumu_Run2011A.csv"
-    file = next(path for path in (DATA / name, DATA / "opendata" / name) if path.is_file())
-    text = pandas.read_csv(file)[:10_000].to_csv(
+    text = pandas.read_csv(real("Zmumu_Run2011A.csv"))[:10_000].to_csv(
         index=False, float_format="%.4f", lineterminator="\n"
     )
     assert hashlib.sha1(text.encode()).hexdigest() == opendata.SOURCES["Zmumu.csv"][1]
@@ -468,8 +462,8 @@ def test_inputs_of_other_columns(events):
         opendata.inputs(events)(fewer)
 
 
-def test_real_inputs(real_data):
-    real_data(FULL, SUBSET)
+@needs_higgs
+def test_real_inputs():
     train, _, test = opendata.split(opendata.higgsml(), 1)
     values = opendata.inputs(train)(test)
     assert np.isfinite(values).all()

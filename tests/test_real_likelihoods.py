@@ -1,62 +1,24 @@
 """Published likelihoods of ATLAS, and pyhf's validation workspaces, against reference numbers.
 
 pyhf with NumPy and SLSQP fails in silence on the real ones, so that the references of fits are
-those of pyhf with JAX and SLSQP, which were computed once and are kept beside the workspaces.
+those of pyhf with JAX and SLSQP, which were computed once (see published.py).
 """
 
 import functools
 import json
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyhf
 import pytest
+from published import DATA, LEPTONS, REFERENCES, VALIDATION
 
+from fetch_data import POINTS as SIGNALS
+from fetch_data import SBOTTOM, TTBAR
 from nablab.infer import entries, fisher, hypotests, limits, workspaces
 from nablab.infer.entries import NamedNumbers
 
-SHARED = Path(
-    os.environ.get("NABLAB_WORKSPACES", Path(__file__).parents[2] / "shared/data/workspaces")
-)
-SBOTTOM = SHARED / "atlas-sbottom-multib" / "RegionA"
-TTBAR = "atlas-ttbar-ljets/ttbar_ljets_xsec_inclusive_pruned"
-LEPTONS = "atlas-displaced-leptons/SRee_SRmm_Srem_v2"
-VALIDATION = [
-    "1bin_lumi",
-    "1bin_normsys",
-    "1bin_shapesys",
-    "1bin_shapesys_q0",
-    "2bin_2channel",
-    "2bin_2channel_coupledhistosys",
-    "2bin_2channel_couplednorm",
-    "2bin_2channel_coupledshapefactor",
-    "2bin_histosys",
-]
-SIGNALS = [
-    "600_280_150",
-    "800_450_60",
-    "900_250_60",
-    "900_550_60",
-    "1000_950_60",
-    "1300_205_60",
-    "1300_850_60",
-    "1300_950_60",
-    "1400_950_60",
-    "1500_850_60",
-]
-# Of the reference file: the likelihoods, by the names there.
-REFERENCES = {
-    LEPTONS: "atlas-displaced-leptons-SUSY-2018-14/SRee_SRmm_Srem_v2.json",
-    TTBAR: "atlas-ttbar-ljets-xsec/ttbar_ljets_xsec_inclusive_pruned.json",
-    "1300_205_60": "sbottom:A:1300_205_60",
-    "1300_850_60": "sbottom:A:1300_850_60",
-    "900_250_60": "sbottom:A:900_250_60",
-    "1400_950_60": "sbottom:A:1400_950_60",
-    "1500_850_60": "sbottom:A:1500_850_60",
-}
 # Pinned in pyhf's own regression tests.
 PYHF_REGRESSION = {
     "1300_205_60": (0.24443627759085326, [0.0902250905, 0.1937839195, 0.3843234493]),
@@ -64,30 +26,36 @@ PYHF_REGRESSION = {
     "1500_850_60": (0.045367205665400624, [0.0059843179, 0.0261022401, 0.1009364149]),
 }
 
-pytestmark = pytest.mark.skipif(
-    not SBOTTOM.exists(), reason=f"set NABLAB_WORKSPACES: no real likelihoods in {SHARED}"
-)
+needs_sbottom = pytest.mark.needs(f"{SBOTTOM}/BkgOnly.json")
+needs_ttbar = pytest.mark.needs(TTBAR)
 
 
-def files(name):
-    """Workspace and patches of a likelihood."""
-    if name in SIGNALS:
-        return SBOTTOM / "BkgOnly.json", [SBOTTOM / f"patch.sbottom_{name}.json"]
-    folder = SHARED / "pyhf-validation" if name in VALIDATION else SHARED
-    return folder / f"{name}.json", []
+def marked(names):
+    """Likelihoods as parameters of a test, each with the files it needs."""
+    marks = {"ttbar": needs_ttbar} | dict.fromkeys(SIGNALS, needs_sbottom)
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
+
+
+def source(name):
+    """Workspace and patches of a likelihood, as dicts."""
+    if name in VALIDATION:
+        return VALIDATION[name], []
+    if name == "leptons":
+        return LEPTONS, []
+
+    def content(path):
+        return json.loads((DATA / path).read_text())
+
+    if name == "ttbar":
+        return content(TTBAR), []
+    return content(f"{SBOTTOM}/BkgOnly.json"), [content(f"{SBOTTOM}/patch.sbottom_{name}.json")]
 
 
 @functools.cache
 def load(name):
     """Model, data and the patched workspace."""
-    workspace, patches = files(name)
+    workspace, patches = source(name)
     return *workspaces.read(workspace, patches=patches), workspaces.patched(workspace, patches)
-
-
-@functools.cache
-def reference(name):
-    numbers = json.loads((SHARED / "reference_atlas.json").read_text())
-    return numbers[REFERENCES[name]]["jax_slsqp"]
 
 
 @jax.jit
@@ -96,12 +64,23 @@ def evaluate(model, points, data):
     return jax.vmap(lambda p: (model.logpdf(p, data), model.expected_data(p)))(points)
 
 
-@pytest.mark.parametrize("name", [*VALIDATION, LEPTONS, TTBAR, *SIGNALS])
+@pytest.mark.parametrize("name", marked([*VALIDATION, "leptons", "ttbar"]))
 def test_density_and_expected_data_equal_pyhf(name):
-    workspace, patches = files(name)
-    source = pyhf.Workspace(json.loads(workspace.read_text()))
-    theirs = source.model(patches=[json.loads(patch.read_text()) for patch in patches])
-    config, observed = theirs.config, source.data(theirs)
+    assert_equal_pyhf(name)
+
+
+@needs_sbottom
+def test_density_and_expected_data_of_all_signals_equal_pyhf(subtests):
+    for name in SIGNALS:
+        with subtests.test(name):
+            assert_equal_pyhf(name)
+
+
+def assert_equal_pyhf(name):
+    """At random points, and in parameters, bounds and data."""
+    workspace, patches = source(name)
+    theirs = pyhf.Workspace(workspace).model(patches=patches)
+    config, observed = theirs.config, pyhf.Workspace(workspace).data(theirs)
     model, data, _ = load(name)
     assert model.parameter_names == tuple(config.par_names)
     np.testing.assert_array_equal(model.fixed, config.suggested_fixed())
@@ -118,6 +97,7 @@ def test_density_and_expected_data_equal_pyhf(name):
         np.testing.assert_allclose(counts, theirs.expected_data(point), rtol=1e-10)
 
 
+@needs_sbottom
 def test_all_signals_share_one_compilation():
     assert len({id(load(name)[0].structure) for name in SIGNALS}) == 1
 
@@ -128,24 +108,25 @@ def three_fits(model, data):
     return hypotests._fits(model, data, None, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", marked(REFERENCES))
 def test_minima_are_not_above_the_reference(name):
-    model, data, _ = load(name)
+    (model, data, _), reference = load(name), REFERENCES[name]
     perfect = -2.0 * model.logpdf(model.init, data) - model.deviance(model.init, data)
     for kind, fit in zip(("free", "mu0", "mu1"), three_fits(model, data), strict=True):
         fit.certificate.require()
         twonll = float(fit.value + perfect)
-        assert twonll <= reference(name)[f"twonll_{kind}"] + 1e-6, kind
+        assert twonll <= reference.twonll[kind] + 1e-6, kind
         # Nor far below, except where the reference itself did not arrive.
-        if (name, kind) != (TTBAR, "mu0"):
-            np.testing.assert_allclose(twonll, reference(name)[f"twonll_{kind}"], atol=1e-4)
+        if (name, kind) != ("ttbar", "mu0"):
+            np.testing.assert_allclose(twonll, reference.twonll[kind], atol=1e-4)
         if kind == "free":
             best = fit.parameters[model.poi_index]
-            np.testing.assert_allclose(best, reference(name)["muhat"], atol=1e-6)
+            np.testing.assert_allclose(best, reference.best, atol=1e-6)
 
 
+@needs_ttbar
 def test_cross_section_of_top_pairs():
-    model, data, _ = load(TTBAR)
+    model, data, _ = load("ttbar")
     best, _, _ = three_fits(model, data)
     np.testing.assert_allclose(best.parameters[model.poi_index], 0.994214, atol=5e-7)
     variance = jnp.diag(fisher.covariance(model, best.parameters))
@@ -170,7 +151,7 @@ def vector(name):
     return np.array(entries.numbers(load(name)[2]).vector)
 
 
-@pytest.mark.parametrize("name", [name for name in REFERENCES if name != TTBAR])
+@pytest.mark.parametrize("name", marked(name for name in REFERENCES if name != "ttbar"))
 def test_cls_equals_the_reference(name):
     """Not of the cross section of top pairs, which is 23 standard deviations from 0."""
     if name in SIGNALS:  # the numbers of all signals go through the function of one
@@ -178,14 +159,15 @@ def test_cls_equals_the_reference(name):
     else:
         result = hypotests.cls(*load(name)[:2])
     result.require()
-    np.testing.assert_allclose(result.observed, reference(name)["CLs_obs"], rtol=1e-5)
-    np.testing.assert_allclose(result.expected, reference(name)["CLs_exp"], rtol=1e-5, atol=1e-30)
+    band = [result.observed, *result.expected]
+    np.testing.assert_allclose(band, REFERENCES[name].cls, rtol=1e-5)
     if name in PYHF_REGRESSION:
         pinned, expected = PYHF_REGRESSION[name]
         np.testing.assert_allclose(result.observed, pinned, rtol=1e-5)
         np.testing.assert_allclose(result.expected[:3], expected, rtol=1e-4)
 
 
+@needs_sbottom
 def test_cls_at_the_upper_limits_of_sbottom_is_the_level():
     model, data, _ = load("1300_205_60")
     limit = limits.upper_limit(model, data).require()
@@ -197,7 +179,10 @@ def test_cls_at_the_upper_limits_of_sbottom_is_the_level():
 
 @pytest.mark.parametrize(
     ("name", "test", "count", "noise"),
-    [("1300_205_60", hypotests.cls, 20, 1e-12), (LEPTONS, limits.upper_limit, 50, 1e-14)],
+    [
+        pytest.param("1300_205_60", hypotests.cls, 20, 1e-12, marks=needs_sbottom),
+        ("leptons", limits.upper_limit, 50, 1e-14),
+    ],
     ids=["sbottom-cls", "leptons-limit"],
 )
 def test_slopes_equal_differences(name, test, count, noise):

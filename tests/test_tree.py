@@ -46,7 +46,7 @@ def files():
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
-        pytest.skip("not a git checkout")
+        pytest.skip("not a git checkout: clone the repository")
     return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 

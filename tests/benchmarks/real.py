@@ -1,7 +1,7 @@
 """Time of the observed CLs of published likelihoods and its gradient in every yield, and of limits.
 
-Run with ``make benchmark``; prints a Markdown table. The likelihoods are those of the tests; where
-they are not there, it says so and ends.
+Run with ``make benchmark``, after ``make data``; prints a Markdown table. The likelihoods are those
+of the tests.
 """
 
 import os
@@ -18,17 +18,18 @@ from cls import print_table, seconds
 
 from nablab.infer import hypotests, limits, workspaces
 
-SHARED = Path(
-    os.environ.get("NABLAB_WORKSPACES", Path(__file__).parents[3] / "shared/data/workspaces")
-)
-SBOTTOM = SHARED / "atlas-sbottom-multib/RegionA"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "utils"), str(ROOT / "tests")]
+from published import LEPTONS  # noqa: E402
+
+import fetch_data  # noqa: E402
+
+DATA = fetch_data.folder()
+SBOTTOM, TTBAR = DATA / fetch_data.SBOTTOM, DATA / fetch_data.TTBAR
 LIKELIHOODS = {
     "sbottom, region A": (SBOTTOM / "BkgOnly.json", [SBOTTOM / "patch.sbottom_1300_205_60.json"]),
-    "ttbar, lepton + jets": (
-        SHARED / "atlas-ttbar-ljets/ttbar_ljets_xsec_inclusive_pruned.json",
-        [],
-    ),
-    "displaced leptons": (SHARED / "atlas-displaced-leptons/SRee_SRmm_Srem_v2.json", []),
+    "ttbar, lepton + jets": (TTBAR, []),
+    "displaced leptons": (LEPTONS, []),
 }
 ROUNDS, LIMIT_ROUNDS = 20, 3
 
@@ -57,8 +58,8 @@ def measure(name: str) -> list:
 
 
 def main():
-    if not SBOTTOM.exists():
-        sys.exit(f"set NABLAB_WORKSPACES: no real likelihoods in {SHARED}")
+    if not TTBAR.exists():
+        sys.exit(f"no real likelihoods in {DATA}: run 'make data' once, with a network")
     rows = [measure(name) for name in LIKELIHOODS]
     print(f"{os.cpu_count()} cores, {platform.machine()}, jax {version('jax')}")
     print(f"load of the last minute: {os.getloadavg()[0]:.2f} after\n")

@@ -101,6 +101,15 @@ class Events:
 def _download(name: str) -> Path:
     """The file ``name`` of ``SOURCES`` from the cache, where it is put first if need be."""
     url, sha1 = SOURCES[name]
+    return retrieve(url, f"sha1:{sha1}", name)
+
+
+def retrieve(url: str, checksum: str, name: str) -> Path:
+    """The file at ``url`` from the cache, where it is put first if need be, under ``name``.
+
+    Raises:
+        OpenDataError: no network, another file than the checksum says, or no room.
+    """
     cache = pooch.os_cache("nablab")
     by_hand = "get it by any other way, put it into a folder and set NABLAB_DATA to that folder"
     downloader = pooch.HTTPDownloader(
@@ -112,7 +121,7 @@ def _download(name: str) -> Path:
     )
     try:
         # pooch downloads beside the target and moves it there only after the checksum agrees.
-        return Path(pooch.retrieve(url, f"sha1:{sha1}", name, cache, downloader=downloader))
+        return Path(pooch.retrieve(url, checksum, name, cache, downloader=downloader))
     except requests.RequestException as error:
         raise OpenDataError(
             f"cannot download {url} ({type(error).__name__}): check the network and try again, "
