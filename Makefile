@@ -10,13 +10,17 @@ INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb talk/*.ipynb))
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
+# What `make data` has fetched serves the notebooks, too.
+ifeq ($(strip $(NABLAB_DATA)),)
+NABLAB_DATA := $(if $(wildcard build/data/opendata/higgsml_subset.csv.gz),build/data)
+endif
 # Notebooks run in their own folder, where a relative path would point elsewhere.
 ifneq ($(strip $(NABLAB_DATA)),)
 export NABLAB_DATA := $(abspath $(NABLAB_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check-env test lint execute workshop talk slides book links benchmark inferno neos arena lock clean
+.PHONY: help lab check-env data test lint execute workshop talk slides book links benchmark inferno neos arena lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,6 +31,9 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to 
 
 check-env: ## say what is missing on this computer, in plain words
 	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) utils/check_env.py
+
+data: $(INSTALLED) ## fetch the public data that tests and notebook 12 read (69 MB, once; needs a network)
+	$(BIN)/python utils/fetch_data.py
 
 LONG := $(addprefix tests/test_,browser_lab.py browser_pages.py real_likelihoods.py jittered_models.py hypotests.py limits.py)
 test: export JAX_PLATFORMS = cpu

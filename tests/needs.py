@@ -15,7 +15,7 @@ import fetch_data
 from fetch_data import HIGGS, HIGGS_SUBSET, MUONS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-INSTALL_BROWSER = "install Chromium (Debian, as root: apt-get install chromium)"
+INSTALL_BROWSER = "install Chromium (on Debian, as root, 'apt-get install chromium')"
 HIGGS_EVENTS = (HIGGS_SUBSET, f"opendata/{HIGGS}")
 NOTEBOOKS = {"12_open_data.ipynb": [HIGGS_EVENTS, (MUONS,)]}
 FETCH_DATA = "run 'make data' once, with a network"

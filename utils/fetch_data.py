@@ -150,8 +150,11 @@ def fetch(source: Source, target: Path) -> list[str]:
 
 
 def main() -> int:
+    import pooch
+
     from nablab.data.opendata import OpenDataError
 
+    pooch.get_logger().setLevel("WARNING")
     target, failures = folder(), []
     for source in sources():
         try:
