@@ -1,11 +1,13 @@
 """A machine without a browser, data and network: what it does not test is little, and is said."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import needs
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,3 +45,33 @@ def test_last_words_of_a_bare_machine(tmp_path):
     assert said == f"Not tested here: {first}; {second}."
     assert total.startswith("2 skipped")
     assert run.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "browser", "apt", "called"),
+    [
+        (0, None, "exit 0", ["apt-get update", "apt-get install chromium", "make test"]),
+        (0, None, "exit 1", ["apt-get update", "make test"]),
+        (0, None, None, ["make test"]),
+        (0, "google-chrome", "exit 0", ["make test"]),
+        (1000, None, "exit 0", ["make test"]),
+    ],
+    ids=["installed", "no network", "no apt", "there already", "not root"],
+)
+def test_ci_brings_a_browser_where_it_may(user, browser, apt, called, tmp_path):
+    """And runs the tests in any case."""
+    programs = {"id": f"echo {user}", "make": 'echo make "$@" >> $LOG', browser: "exit 0"}
+    if apt:
+        said = 'for word; do case $word in -*|fonts-*) ;; *) line="$line $word";; esac; done'
+        programs["apt-get"] = f"{said}; echo apt-get$line >> $LOG; {apt}"
+    for name, lines in programs.items():
+        if name:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+            (tmp_path / name).chmod(0o755)
+    for name in ("bash", "sh", "dirname", "timeout"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    log = tmp_path / "log"
+    environment = {"PATH": str(tmp_path), "LOG": str(log)}
+    command = [shutil.which("bash"), ROOT / ".ci" / "run"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert log.read_text().splitlines() == called
