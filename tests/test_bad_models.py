@@ -16,6 +16,7 @@ from nablab.infer import entries, hypotests, limits
 from nablab.infer.fits import Status
 from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
+from nablab.relax.histograms import Counts
 
 NAN, INF = float("nan"), float("inf")
 GOOD = {
@@ -398,3 +399,18 @@ def test_numbers_of_a_bad_specification_are_flagged_too():
 def test_unknown_codes(codes):
     with pytest.raises(ValueError, match=r"code9|code4p|'lumi'"):
         Model.from_spec(models.shapesys([1.0], [50.0], [3.0]), codes=codes)
+
+
+def test_histograms_in_the_place_of_their_values():
+    """Both are tuples, of which pyhf says "[1.0, 1.0] is not of type 'number'"."""
+    counts = Counts(np.ones(2), np.ones(2))
+    for data, message in (
+        (counts, r"samples\[0\].data, of 'ttbar', is Counts\(values, variances\): .* \.values$"),
+        ((np.ones(2), np.arange(3.0)), r"samples\[0\].data, of 'ttbar', is a tuple of arrays"),
+    ):
+        spec = {"channels": [channel("c", ttbar=(data, [MU]))]}
+        for read in (Model.from_spec, entries.numbers):
+            with pytest.raises(ValueError, match=message):
+                read(spec)
+    as_tuple = {"channels": [channel("c", ttbar=((5.0, jnp.array(9.0)), [MU]))]}
+    np.testing.assert_array_equal(Model.from_spec(as_tuple).nominal, [5.0, 9.0])

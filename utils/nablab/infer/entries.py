@@ -175,6 +175,21 @@ def entries(spec: dict) -> Iterator[Entry]:
         yield from _configured("", parameter)
 
 
+def _check_data(holder, place):
+    """Histograms of other kinds are tuples, which look like lists of lists."""
+    data, name = holder.get("data"), holder.get("name")
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        raise ValueError(
+            f"{place}.data, of {name!r}, is {type(data).__name__}({', '.join(data._fields)}): pass "
+            f"one of its parts, such as .{data._fields[0]}"
+        )
+    if isinstance(data, tuple) and any(np.ndim(entry) for entry in data):
+        raise ValueError(
+            f"{place}.data, of {name!r}, is a tuple of arrays, such as to_numpy() of a histogram "
+            "returns: pass the counts alone"
+        )
+
+
 def _configured(prefix, parameter):
     for key in _CONFIGURED:
         if key in parameter:
@@ -202,6 +217,7 @@ def form(value, place: str = "specification"):
                     f"the structure of the model cannot be decided: {place}.{key} is a traced "
                     "value, which is only known when the compiled function runs; pass a plain one"
                 )
+        _check_data(value, place)
         return {key: form(entry, f"{place}.{key}") for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         if {float, int}.issuperset(map(type, value)):
