@@ -53,7 +53,7 @@ def test_derivatives_from_the_cut_to_the_event_weight():
     def log_weight(cut, nuisance, *tables):
         point = working_point(cut, *tables)
         scale_factor = (point.scale_factor + nuisance * point.uncertainty)[flavours]
-        tagged = soft_cut(discriminants, cut, 20.0)
+        tagged = soft_cut(discriminants, cut, slope=20.0)
         return btag_log_weight(tagged, point.efficiency[flavours], scale_factor, mask)
 
     tables = [table[..., :3] for table in TABLES]

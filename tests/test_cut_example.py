@@ -29,7 +29,7 @@ def significance(sample):
     """``significance(weight, cut, slope)`` of the events that ``weight`` selects."""
 
     def significance(weight, cut, slope=1.0):
-        signal, background = (weight(x, cut, slope).sum() for x in sample)
+        signal, background = (weight(x, cut, slope=slope).sum() for x in sample)
         return asimov_significance(signal, background)
 
     return significance

@@ -83,26 +83,28 @@ def test_quantile_edges_share_the_events_equally(bins):
     np.testing.assert_array_equal(hard_counts(x, edges).values, np.full(bins, 50.0))
     assert edges[0] == x.min() and edges[-1] == x.max()
     np.testing.assert_allclose(edges, np.quantile(x, np.linspace(0, 1, bins + 1), method="hazen"))
-    np.testing.assert_allclose(quantile_edges(x, bins, np.full(50 * bins, 0.3)), edges, rtol=1e-9)
+    np.testing.assert_allclose(
+        quantile_edges(x, bins, weights=np.full(50 * bins, 0.3)), edges, rtol=1e-9
+    )
 
 
 def test_weighted_quantile_edges():
     generator = np.random.default_rng(3)
     x, weights = generator.normal(size=2000), generator.uniform(0.0, 2.0, size=2000)
-    values = hard_counts(x, quantile_edges(x, 6, weights), weights=weights).values
+    values = hard_counts(x, quantile_edges(x, 6, weights=weights), weights=weights).values
     wanted = weights.sum() * np.arange(1, 7) / 6
     assert np.abs(np.cumsum(values) - wanted).max() <= weights.max() / 2 + 1e-9
     ignored = np.append(x, [-99.0, 99.0]), np.append(weights, [0.0, 0.0])
-    edges = quantile_edges(ignored[0], 6, ignored[1])
-    np.testing.assert_allclose(edges, quantile_edges(x, 6, weights), rtol=1e-12)
+    edges = quantile_edges(ignored[0], 6, weights=ignored[1])
+    np.testing.assert_allclose(edges, quantile_edges(x, 6, weights=weights), rtol=1e-12)
     np.testing.assert_array_equal(quantile_edges(np.arange(4.0), 2), [0.0, 1.5, 3.0])
 
 
 def test_quantile_edges_have_gradients():
     x = jnp.array(np.random.default_rng(4).normal(size=13))
     weights = jnp.array(np.random.default_rng(5).uniform(0.5, 1.5, size=13))
-    derivatives_agree(lambda x: quantile_edges(x, 4, weights), x)
-    derivatives_agree(lambda weights: quantile_edges(x, 4, weights), weights)
+    derivatives_agree(lambda x: quantile_edges(x, 4, weights=weights), x)
+    derivatives_agree(lambda weights: quantile_edges(x, 4, weights=weights), weights)
     np.testing.assert_allclose(jax.jacrev(quantile_edges)(x, 4).sum(axis=1), 1.0, rtol=1e-12)
     np.testing.assert_array_equal(
         jax.vmap(lambda x: quantile_edges(x, 4))(jnp.stack([x, 2 * x])),
@@ -123,13 +125,13 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="x has 4 events with a weight, fewer than the 5 bins"):
         quantile_edges(x, 5)
     with pytest.raises(ValueError, match="x has 1 events with a weight, fewer than the 2 bins"):
-        quantile_edges(x, 2, np.array([0.0, 1.0, 0.0, 0.0]))
+        quantile_edges(x, 2, weights=np.array([0.0, 1.0, 0.0, 0.0]))
     with pytest.raises(ValueError, match="x has 0 events with a weight, fewer than the 1 bins"):
         quantile_edges(np.zeros(0), 1)
     with pytest.raises(ValueError, match="bins is 0"):
         quantile_edges(x, 0)
     with pytest.raises(ValueError, match=r"weights\[2\] is -1.0"):
-        quantile_edges(x, 2, np.array([1.0, 1.0, -1.0, 1.0]))
+        quantile_edges(x, 2, weights=np.array([1.0, 1.0, -1.0, 1.0]))
     tied = np.array([0.0, 2.0, 2.0, 2.0, 2.0, 3.0])
     with pytest.raises(ValueError, match=r"x has so many events at 2.0 that edges 1 and 2 of 3"):
         quantile_edges(tied, 3)
@@ -146,7 +148,7 @@ def without_type_checks():
 
 def test_wrong_shapes_are_named(without_type_checks):
     with pytest.raises(ValueError, match="weights must have the shape of x"):
-        quantile_edges(np.arange(4.0), 2, np.ones(3))
+        quantile_edges(np.arange(4.0), 2, weights=np.ones(3))
     with pytest.raises(ValueError, match=r"x must have one value per event, got shape \(2, 2\)"):
         quantile_edges(np.ones((2, 2)), 2)
     with pytest.raises(ValueError, match=r"raw must be a list of at least 1 number, got shape \(2"):

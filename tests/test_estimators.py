@@ -18,10 +18,10 @@ def test_straight_through_has_the_hard_value_and_the_soft_derivatives():
     x = jnp.array([-1e308, -1.0, 0.2, 3.0])
 
     def mixed(c):
-        return (straight_through(hard_cut(x, c), soft_cut(x, c, 2.0)) * jnp.arange(4)).sum()
+        return (straight_through(hard_cut(x, c), soft_cut(x, c, slope=2.0)) * jnp.arange(4)).sum()
 
     def soft(c):
-        return (soft_cut(x, c, 2.0) * jnp.arange(4)).sum()
+        return (soft_cut(x, c, slope=2.0) * jnp.arange(4)).sum()
 
     assert mixed(0.5) == 3.0
     for derivative in (jax.grad, jax.jacfwd, lambda f: jax.grad(jax.grad(f))):

@@ -20,8 +20,10 @@ def test_histogram_over_all_bandwidths_and_numbers_of_events(counts):
     figure, ax = plots.figure(320, 200)
 
     def update(bandwidth, events):
-        values = counts(MANY[:events], EDGES, bandwidth).values
-        slope = jax.grad(lambda h: counts(MANY[:events], EDGES, h).values.sum())(bandwidth)
+        values = counts(MANY[:events], EDGES, bandwidth=bandwidth).values
+        slope = jax.grad(lambda h: counts(MANY[:events], EDGES, bandwidth=h).values.sum())(
+            bandwidth
+        )
         assert np.all(np.isfinite(values)) and np.isfinite(slope)
         return plots.steps(ax, values, EDGES)
 
@@ -43,10 +45,10 @@ def test_cut_over_all_slopes(profile):
 
     def update(slope, cut):
         def count(cut):
-            return soft_cut(MANY[:100], cut, slope, profile=profile).sum()
+            return soft_cut(MANY[:100], cut, slope=slope, profile=profile).sum()
 
         assert np.isfinite(jax.grad(count)(cut))
-        weights = soft_cut(x, cut, slope, profile=profile)
+        weights = soft_cut(x, cut, slope=slope, profile=profile)
         return plots.curve(ax, x, weights)
 
     explorer = widgets.explore(figure, update, slope=(0.0, 1e6, 1.0), cut=(-1e9, 1e9, 0.0))

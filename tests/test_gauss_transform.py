@@ -157,12 +157,13 @@ def test_many_events_take_the_transform(weighted, monkeypatch):
     many = 2 * histograms.BLOCK + 37  # a prime: some events are left over from the chunks
     x, weights = sample(many)
     arguments = (x, EQUAL, jnp.array(0.2), weights if weighted else None)
-    close(tuple(kde_counts(*arguments)), direct_counts(*arguments, False), 1e-13)
+    given = {"bandwidth": arguments[2], "weights": arguments[3]}
+    close(tuple(kde_counts(x, EQUAL, **given)), direct_counts(*arguments, False), 1e-13)
     monkeypatch.setattr(gauss_transform, "counts", lambda *_: (jnp.zeros(12), jnp.zeros(12)))
-    assert not np.any(kde_counts(*arguments).values)
+    assert not np.any(kde_counts(x, EQUAL, **given).values)
     assert kde_method(many) == "fast Gauss transform"
     few = histograms.BLOCK
-    assert np.any(kde_counts(x[:few], *arguments[1:3]).values)
+    assert np.any(kde_counts(x[:few], EQUAL, bandwidth=given["bandwidth"]).values)
     assert kde_method(few) == "direct sum"
 
 

@@ -61,7 +61,9 @@ BRUTE_FORCE = {kde_counts: kde_memberships, softmax_counts: softmax_memberships}
 def test_soft_counts_are_the_brute_force_ones(counts, fold_tails, events):
     x, weights = sample(events)
     p = BRUTE_FORCE[counts](x, EDGES, BANDWIDTH, fold_tails)
-    soft = COMPILED[counts](jnp.array(x), EDGES, BANDWIDTH, jnp.array(weights), fold_tails)
+    soft = COMPILED[counts](
+        jnp.array(x), EDGES, bandwidth=BANDWIDTH, weights=jnp.array(weights), fold_tails=fold_tails
+    )
     np.testing.assert_allclose(soft.values, weights @ p, rtol=1e-11, atol=1e-14)
     np.testing.assert_allclose(soft.variances, weights**2 @ p**2, rtol=1e-11, atol=1e-14)
 
@@ -70,23 +72,23 @@ def test_soft_counts_are_the_brute_force_ones(counts, fold_tails, events):
 def test_absent_weights_are_ones(counts):
     x = sample(7)[0]
     p = BRUTE_FORCE[counts](x, EDGES, BANDWIDTH, False)
-    soft = counts(jnp.array(x), jnp.array(EDGES), BANDWIDTH)
+    soft = counts(jnp.array(x), jnp.array(EDGES), bandwidth=BANDWIDTH)
     np.testing.assert_allclose(soft.values, p.sum(axis=0), rtol=1e-11)
     np.testing.assert_allclose(soft.variances, (p**2).sum(axis=0), rtol=1e-11)
 
 
 def test_one_event_by_hand():
     edges = jnp.array([-1.0, 1.0, 3.0])
-    soft = COMPILED[kde_counts](jnp.array([0.0]), edges, 1.0, jnp.array([2.0]))
+    soft = COMPILED[kde_counts](jnp.array([0.0]), edges, bandwidth=1.0, weights=jnp.array([2.0]))
     np.testing.assert_allclose(soft.values, [2 * 0.682689492137, 2 * 0.157305356], rtol=1e-8)
     np.testing.assert_allclose(soft.variances, np.square(soft.values), rtol=1e-14)
-    soft = COMPILED[softmax_counts](jnp.array([0.0]), edges[:2], 1.0)
+    soft = COMPILED[softmax_counts](jnp.array([0.0]), edges[:2], bandwidth=1.0)
     np.testing.assert_allclose(soft.values, [np.e / (2 + np.e)], rtol=1e-14)
 
 
 @pytest.mark.parametrize("counts", ALL)
 def test_no_events(counts):
-    empty = counts(jnp.zeros(0), jnp.array(EDGES), BANDWIDTH)
+    empty = counts(jnp.zeros(0), jnp.array(EDGES), bandwidth=BANDWIDTH)
     np.testing.assert_array_equal(empty.values, np.zeros(BINS))
     np.testing.assert_array_equal(empty.variances, np.zeros(BINS))
 
@@ -97,19 +99,21 @@ def test_folded_tails_keep_the_total_and_the_inner_bins(counts):
     x, weights, edges = jnp.array(x), jnp.array(np.abs(weights)), jnp.array(EDGES)
     x = x.at[0].set(-3.0).at[1].set(4.0)
     counts = COMPILED[counts]
-    open_ended = counts(x, edges, BANDWIDTH, weights, fold_tails=True)
-    closed = counts(x, edges, BANDWIDTH, weights)
+    open_ended = counts(x, edges, bandwidth=BANDWIDTH, weights=weights, fold_tails=True)
+    closed = counts(x, edges, bandwidth=BANDWIDTH, weights=weights)
     np.testing.assert_allclose(open_ended.values.sum(), weights.sum(), rtol=1e-12)
     np.testing.assert_allclose(open_ended.values[1:-1], closed.values[1:-1], rtol=1e-12)
     assert np.all(open_ended.values[jnp.array([0, -1])] > closed.values[jnp.array([0, -1])])
-    one_bin = counts(x, edges[:2], BANDWIDTH, weights, fold_tails=True)
+    one_bin = counts(x, edges[:2], bandwidth=BANDWIDTH, weights=weights, fold_tails=True)
     np.testing.assert_allclose(one_bin.values, [weights.sum()], rtol=1e-12)
     np.testing.assert_allclose(one_bin.variances, [(weights**2).sum()], rtol=1e-12)
 
 
 def one_number(counts, fold_tails, x, edges, bandwidth, weights):
     """A number that depends on every value and variance in its own way."""
-    values, variances = counts(x, edges, bandwidth, weights, fold_tails)
+    values, variances = counts(
+        x, edges, bandwidth=bandwidth, weights=weights, fold_tails=fold_tails
+    )
     return jnp.sum(jnp.arange(1.0, BINS + 1) * values) + jnp.sum(
         jnp.cos(jnp.arange(BINS)) * variances
     )
@@ -148,12 +152,22 @@ def test_gradient_across_full_blocks_is_that_of_each_event(counts):
 def test_compiled_and_mapped(counts):
     x, weights = (jnp.array(a) for a in sample(50))
     edges, bandwidths = jnp.array(EDGES), jnp.array([0.05, 0.3, 1.0])
-    rows = [COMPILED[counts](x, edges, bandwidth, weights).values for bandwidth in bandwidths]
-    mapped = jax.jit(jax.vmap(lambda bandwidth: counts(x, edges, bandwidth, weights).values))
+    rows = [
+        COMPILED[counts](x, edges, bandwidth=bandwidth, weights=weights).values
+        for bandwidth in bandwidths
+    ]
+    mapped = jax.jit(
+        jax.vmap(lambda bandwidth: counts(x, edges, bandwidth=bandwidth, weights=weights).values)
+    )
     np.testing.assert_allclose(mapped(bandwidths), jnp.stack(rows), rtol=1e-12)
     samples = jnp.stack([x, x + 0.5])
-    mapped = jax.jit(jax.vmap(lambda x: counts(x, edges, BANDWIDTH, weights).variances))
-    rows = [COMPILED[counts](row, edges, BANDWIDTH, weights).variances for row in samples]
+    mapped = jax.jit(
+        jax.vmap(lambda x: counts(x, edges, bandwidth=BANDWIDTH, weights=weights).variances)
+    )
+    rows = [
+        COMPILED[counts](row, edges, bandwidth=BANDWIDTH, weights=weights).variances
+        for row in samples
+    ]
     np.testing.assert_allclose(mapped(samples), jnp.stack(rows), rtol=1e-12)
 
 
@@ -162,7 +176,7 @@ def test_compiled_and_mapped(counts):
 def test_small_bandwidth_is_the_hard_histogram(counts, bandwidth):
     x, weights = sample(5000)
     assert np.abs(x[:, None] - EDGES).min() > 30 * 1e-6
-    soft = COMPILED[counts](jnp.array(x), EDGES, bandwidth, jnp.array(weights))
+    soft = COMPILED[counts](jnp.array(x), EDGES, bandwidth=bandwidth, weights=jnp.array(weights))
     np.testing.assert_allclose(soft.values, np.histogram(x, EDGES, weights=weights)[0], rtol=1e-9)
     np.testing.assert_allclose(
         soft.variances, np.histogram(x, EDGES, weights=weights**2)[0], rtol=1e-9
@@ -174,7 +188,9 @@ def test_small_bandwidth_is_the_hard_histogram(counts, bandwidth):
 def test_tiny_bandwidth_never_gives_nan(counts, fold_tails):
     x = jnp.array([*EDGES, 0.3, -0.7 + 1e-9, 0.5 - 1e-9, -50.0, 1e6])
     arguments = (x, jnp.array(EDGES), 1e-9, jnp.ones(len(x)))
-    soft = COMPILED[counts](*arguments, fold_tails)
+    soft = COMPILED[counts](
+        x, jnp.array(EDGES), bandwidth=1e-9, weights=jnp.ones(len(x)), fold_tails=fold_tails
+    )
     assert np.all(np.isfinite(soft.values))
     assert np.all(np.isfinite(soft.variances))
     gradient = jax.jit(jax.grad(partial(one_number, counts, fold_tails), argnums=(0, 1, 2, 3)))
@@ -186,9 +202,9 @@ def test_tiny_bandwidth_never_gives_nan(counts, fold_tails):
 def test_event_on_an_edge_is_shared(counts, bandwidth):
     """At the edge the soft histograms cannot agree with numpy, which gives all to the upper bin."""
     counts = COMPILED[counts]
-    shared = counts(jnp.array([0.1]), EDGES, bandwidth).values
+    shared = counts(jnp.array([0.1]), EDGES, bandwidth=bandwidth).values
     np.testing.assert_allclose(shared, [0.0, 0.5, 0.5, 0.0], atol=1e-9)
-    last = counts(jnp.array([2.5]), EDGES, bandwidth).values
+    last = counts(jnp.array([2.5]), EDGES, bandwidth=bandwidth).values
     np.testing.assert_allclose(last, [0.0, 0.0, 0.0, 0.5], atol=1e-9)
     np.testing.assert_array_equal(
         hard_counts(jnp.array([0.1]), jnp.array(EDGES)).values, [0, 0, 1, 0]
@@ -214,7 +230,7 @@ def test_hard_counts_are_numpys(fold_tails):
         np.testing.assert_array_equal(hard.values, values)
         variances = np.histogram(clipped, EDGES, weights=weights**2)[0]
         np.testing.assert_array_equal(hard.variances, variances)
-    unweighted = hard_counts(jnp.array(x), jnp.array(EDGES), 0.1, fold_tails=fold_tails)
+    unweighted = hard_counts(jnp.array(x), jnp.array(EDGES), bandwidth=0.1, fold_tails=fold_tails)
     np.testing.assert_array_equal(unweighted.values, np.histogram(clipped, EDGES)[0])
     np.testing.assert_array_equal(unweighted.variances, np.histogram(clipped, EDGES)[0])
 
@@ -240,7 +256,9 @@ def test_gradient_of_the_expectation():
     edges = jnp.linspace(-5.0, 5.0, 6)
 
     def fractions(mean, key):
-        return kde_counts(mean + jax.random.normal(key, (5000,)), edges, 0.15).values / 5000
+        return (
+            kde_counts(mean + jax.random.normal(key, (5000,)), edges, bandwidth=0.15).values / 5000
+        )
 
     keys = jax.random.split(jax.random.key(0), 5)
     slopes = jax.jit(jax.vmap(jax.jacfwd(fractions), in_axes=(None, 0)))
@@ -256,7 +274,7 @@ def test_memory_does_not_grow_with_events_times_bins(counts):
     edges = jax.ShapeDtypeStruct((bins + 1,), jnp.float64)
 
     def objective(x, edges, weights):
-        values, variances = counts(x, edges, 0.1, weights)
+        values, variances = counts(x, edges, bandwidth=0.1, weights=weights)
         return jnp.sum(values**2 / (1.0 + variances))
 
     compiled = (
@@ -290,7 +308,7 @@ def test_bad_input_is_named(counts, wrong, message):
 @pytest.mark.parametrize("bandwidth", [0.0, -1.0, float("nan")])
 def test_bad_bandwidth_is_named(counts, bandwidth):
     with pytest.raises(ValueError, match=f"bandwidth is {bandwidth}"):
-        counts(jnp.zeros(3), jnp.array(EDGES), bandwidth)
+        counts(jnp.zeros(3), jnp.array(EDGES), bandwidth=bandwidth)
 
 
 @pytest.fixture
@@ -306,11 +324,11 @@ def test_wrong_shapes_are_named(counts, without_type_checks):
     x, edges = jnp.zeros(4), jnp.array(EDGES)
     for weights in (jnp.ones((4, 1)), jnp.ones(3), jnp.array(2.0)):
         with pytest.raises(ValueError, match=r"weights must have the shape of x, \(4,"):
-            counts(x, edges, BANDWIDTH, weights)
+            counts(x, edges, bandwidth=BANDWIDTH, weights=weights)
     with pytest.raises(ValueError, match=r"x must have one value per event, got shape \(4, 1\)"):
-        counts(x[:, None], edges, BANDWIDTH)
+        counts(x[:, None], edges, bandwidth=BANDWIDTH)
     with pytest.raises(ValueError, match="edges must be a list"):
-        counts(x, edges[:, None], BANDWIDTH)
+        counts(x, edges[:, None], bandwidth=BANDWIDTH)
 
 
 @pytest.mark.parametrize("counts", [partial(kde_counts, kernel="biweight"), softmax_counts])
@@ -319,8 +337,8 @@ def test_second_call_compiles_nothing(counts, caplog):
     x, edges = jnp.linspace(-2.0, 2.0, BLOCK + 5), jnp.array(EDGES)
     moved = x + 0.1
     with jax.log_compiles():
-        counts(x, edges, 0.3)
+        counts(x, edges, bandwidth=0.3)
         assert "Compiling" in caplog.text
         caplog.clear()
-        counts(moved, edges, 0.4)
+        counts(moved, edges, bandwidth=0.4)
     assert "Compiling" not in caplog.text

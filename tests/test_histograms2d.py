@@ -40,7 +40,9 @@ def test_soft_counts_are_the_brute_force_ones(events, fold_tails):
     p_x = memberships(x, X_EDGES, BANDWIDTHS[0], fold_tails)
     p_y = memberships(y, Y_EDGES, BANDWIDTHS[1], fold_tails)
     p = p_x[:, :, None] * p_y[:, None, :]
-    soft = soft_counts(x, y, X_EDGES, Y_EDGES, BANDWIDTHS, weights, fold_tails)
+    soft = soft_counts(
+        x, y, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS, weights=weights, fold_tails=fold_tails
+    )
     np.testing.assert_allclose(soft.values, np.tensordot(weights, p, 1), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(soft.variances, np.tensordot(weights**2, p**2, 1), rtol=1e-10)
     if fold_tails:
@@ -49,8 +51,10 @@ def test_soft_counts_are_the_brute_force_ones(events, fold_tails):
 
 def test_sum_over_y_is_the_histogram_of_x():
     x, y, weights = sample(300)
-    both = soft_counts(x, y, X_EDGES, Y_EDGES, BANDWIDTHS, weights, fold_tails=True)
-    alone = kde_counts(x, X_EDGES, BANDWIDTHS[0], weights, fold_tails=True)
+    both = soft_counts(
+        x, y, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS, weights=weights, fold_tails=True
+    )
+    alone = kde_counts(x, X_EDGES, bandwidth=BANDWIDTHS[0], weights=weights, fold_tails=True)
     np.testing.assert_allclose(both.values.sum(axis=1), alone.values, rtol=1e-12)
 
 
@@ -72,7 +76,7 @@ def test_hard_counts_are_numpys(fold_tails):
 @pytest.mark.parametrize("bandwidths", [(1e-300, 1e-300), (1e-9, 1e-6)])
 def test_small_bandwidth_is_the_hard_histogram(bandwidths):
     x, y, weights = sample(2000)
-    soft = soft_counts(x, y, X_EDGES, Y_EDGES, bandwidths, weights)
+    soft = soft_counts(x, y, X_EDGES, Y_EDGES, bandwidths=bandwidths, weights=weights)
     hard = hard_counts_2d(x, y, X_EDGES, Y_EDGES, weights=weights)
     np.testing.assert_allclose(soft.values, hard.values, rtol=1e-10)
     np.testing.assert_allclose(soft.variances, hard.variances, rtol=1e-10)
@@ -87,7 +91,10 @@ def test_derivatives_are_the_central_differences(fold_tails, block, monkeypatch)
     factors = jnp.arange(1.0, 7.0).reshape(3, 2)
 
     def function(flat):
-        values, variances = kde_counts_2d(*unravel(flat), fold_tails=fold_tails)
+        *where, bandwidths, weights = unravel(flat)
+        values, variances = kde_counts_2d(
+            *where, bandwidths=bandwidths, weights=weights, fold_tails=fold_tails
+        )
         return jnp.sum(factors * values) + jnp.sum(jnp.cos(factors) * variances)
 
     gradient = jax.jit(jax.grad(function))(flat)
@@ -105,7 +112,10 @@ def test_derivatives_are_the_central_differences(fold_tails, block, monkeypatch)
 def test_extremes_are_finite(bandwidths):
     x, y = np.array([*X_EDGES, 1e6]), np.array([*Y_EDGES, 0.3, -1e6])
     function = jax.grad(
-        lambda x, y, w: soft_counts(x, y, X_EDGES, Y_EDGES, bandwidths, w).values.sum(), (1, 2)
+        lambda x, y, w: soft_counts(
+            x, y, X_EDGES, Y_EDGES, bandwidths=bandwidths, weights=w
+        ).values.sum(),
+        (1, 2),
     )
     assert all(np.all(np.isfinite(part)) for part in function(x, y, np.array([1, 0, -1.0, 2, 1])))
 
@@ -114,13 +124,15 @@ def test_extremes_are_finite(bandwidths):
 def test_no_events_absent_weights_and_single_precision(counts):
     counts = EXACT[counts]
     nothing = np.zeros(0)
-    empty = counts(nothing, nothing, X_EDGES, Y_EDGES, BANDWIDTHS)
+    empty = counts(nothing, nothing, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS)
     np.testing.assert_array_equal(empty, np.zeros((2, 3, 2)))
     x, y, _ = sample(20)
-    unweighted = counts(x, y, X_EDGES, Y_EDGES, BANDWIDTHS)
-    ones = counts(x, y, X_EDGES, Y_EDGES, BANDWIDTHS, np.ones(20))
+    unweighted = counts(x, y, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS)
+    ones = counts(x, y, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS, weights=np.ones(20))
     np.testing.assert_array_equal(unweighted, ones)
-    single = counts(x.astype("float32"), y.astype("float32"), X_EDGES, Y_EDGES, BANDWIDTHS)
+    single = counts(
+        x.astype("float32"), y.astype("float32"), X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS
+    )
     np.testing.assert_allclose(single, unweighted, rtol=1e-5)
     assert single.values.dtype == jnp.float64
 
@@ -128,8 +140,10 @@ def test_no_events_absent_weights_and_single_precision(counts):
 def test_mapped_over_bandwidths():
     x, y, _ = sample(30)
     bandwidths = jnp.array([[0.1, 0.2], [0.5, 1.0]])
-    mapped = jax.vmap(lambda b: kde_counts_2d(x, y, X_EDGES, Y_EDGES, b).values)(bandwidths)
-    rows = [soft_counts(x, y, X_EDGES, Y_EDGES, b).values for b in bandwidths]
+    mapped = jax.vmap(lambda b: kde_counts_2d(x, y, X_EDGES, Y_EDGES, bandwidths=b).values)(
+        bandwidths
+    )
+    rows = [soft_counts(x, y, X_EDGES, Y_EDGES, bandwidths=b).values for b in bandwidths]
     np.testing.assert_allclose(mapped, jnp.stack(rows), rtol=1e-12)
 
 
@@ -138,7 +152,9 @@ def test_memory_does_not_grow_with_events_times_bins():
     edges = jax.ShapeDtypeStruct((21,), jnp.float64)
 
     def objective(x, y, edges, weights):
-        return kde_counts_2d(x, y, edges, edges, BANDWIDTHS, weights).variances.sum()
+        return kde_counts_2d(
+            x, y, edges, edges, bandwidths=BANDWIDTHS, weights=weights
+        ).variances.sum()
 
     gradient = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3)))
     size = gradient.lower(x, x, edges, x).compile().memory_analysis().temp_size_in_bytes
@@ -166,6 +182,6 @@ def test_bad_input_is_named(counts, wrong, message):
 def test_bad_bandwidths_are_named():
     x = np.zeros(2)
     with pytest.raises(ValueError, match=r"bandwidths\[1\] is 0.0"):
-        kde_counts_2d(x, x, X_EDGES, Y_EDGES, [0.1, 0.0])
+        kde_counts_2d(x, x, X_EDGES, Y_EDGES, bandwidths=[0.1, 0.0])
     with pytest.raises(ValueError, match="bandwidths must be two"):
-        kde_counts_2d(x, x, X_EDGES, Y_EDGES, [0.1])
+        kde_counts_2d(x, x, X_EDGES, Y_EDGES, bandwidths=[0.1])

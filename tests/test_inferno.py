@@ -56,7 +56,9 @@ def test_bound_of_the_exact_likelihood():
     for widths, exact in zip(inferno.BENCHMARKS, EXACT, strict=True):
         rows = jnp.array([slopes[name] for name in ("signal", *widths)]) * volume
         counts = jnp.array((50 * signal + 1000 * background) * volume)
-        variance = objectives.poi_variance(counts, rows, np.array([np.inf, *widths.values()]))
+        variance = objectives.poi_variance(
+            counts, rows, widths=np.array([np.inf, *widths.values()])
+        )
         assert float(jnp.sqrt(variance)) == pytest.approx(exact, abs=0.002)
 
 

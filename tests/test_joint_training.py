@@ -32,8 +32,8 @@ def log_cls(params, events, cut=soft_cut, counts=kde_counts):
     bins = {}
     for name, x in events.items():
         observable = jax.nn.sigmoid(APPLY(params["network"], x)[:, 0].astype(float))
-        passed = cut(x.sum(axis=1), params["cut"], 3.0)
-        summed = counts(observable, edges, params["bandwidth"], passed).values
+        passed = cut(x.sum(axis=1), params["cut"], slope=3.0)
+        summed = counts(observable, edges, bandwidth=params["bandwidth"], weights=passed).values
         bins[name] = EXPECTED[name] * summed / len(x) + 1e-3
     return objectives.log_cls(
         Model.from_spec(histosys(*(bins[n] for n in ("signal", "background", "down", "up"))))

@@ -50,12 +50,16 @@ def test_histogram_of_each_kernel(kernel, fold_tails):
     if fold_tails:
         below[:, 0], below[:, -1] = 0, 1
     weights = np.linspace(-1, 2, 300)
-    soft = kde_counts(X, EDGES, 0.3, weights, fold_tails, kernel)
+    soft = kde_counts(
+        X, EDGES, bandwidth=0.3, weights=weights, fold_tails=fold_tails, kernel=kernel
+    )
     expected = weights[:, None] * np.diff(below, axis=1)
     np.testing.assert_allclose(soft.values, expected.sum(axis=0), rtol=1e-11)
     np.testing.assert_allclose(soft.variances, (expected**2).sum(axis=0), rtol=1e-11)
-    narrow = kde_counts(X, EDGES, 1e-9, weights, fold_tails, kernel)
-    hard = hard_counts(X, EDGES, None, weights, fold_tails)
+    narrow = kde_counts(
+        X, EDGES, bandwidth=1e-9, weights=weights, fold_tails=fold_tails, kernel=kernel
+    )
+    hard = hard_counts(X, EDGES, bandwidth=None, weights=weights, fold_tails=fold_tails)
     np.testing.assert_allclose(narrow.values, hard.values, atol=1e-11)
 
 
@@ -63,15 +67,15 @@ def test_histogram_of_each_kernel(kernel, fold_tails):
 def test_bin_is_a_difference_of_cuts(profile):
     kernel = KERNELS[PROFILES[profile]]
     slope = 4 * kernel.peak * kernel.deviation / 0.3
-    passing = jnp.array([soft_cut(X, edge, slope, profile=profile).sum() for edge in EDGES])
-    counts = kde_counts(X, EDGES, 0.3, kernel=PROFILES[profile]).values
+    passing = jnp.array([soft_cut(X, edge, slope=slope, profile=profile).sum() for edge in EDGES])
+    counts = kde_counts(X, EDGES, bandwidth=0.3, kernel=PROFILES[profile]).values
     np.testing.assert_allclose(counts, -np.diff(passing), rtol=1e-11)
 
 
 @pytest.mark.parametrize("kernel", ["logistic", "epanechnikov", "biweight"])
 def test_gradients_of_other_kernels(kernel):
     def merit(x, edges, bandwidth, weights):
-        counts = kde_counts(x, edges, bandwidth, weights, kernel=kernel)
+        counts = kde_counts(x, edges, bandwidth=bandwidth, weights=weights, kernel=kernel)
         return (counts.values * jnp.arange(4) + counts.variances**2).sum()
 
     at = X[:6], EDGES, 0.4, np.linspace(0.5, 1.5, 6)
@@ -88,8 +92,8 @@ def test_gradients_of_other_kernels(kernel):
 
 def test_names():
     assert kde_method(BLOCK + 1) == "fast Gauss transform"
-    assert kde_method(BLOCK + 1, "biweight") == "direct sum"
+    assert kde_method(BLOCK + 1, kernel="biweight") == "direct sum"
     assert named("kernel", "biweight") == "biweight"
     for events in (3, BLOCK + 1):
         with pytest.raises(ValueError, match="kernel is 'box': it must be one of logistic"):
-            kde_counts(jnp.zeros(events), EDGES, 0.3, kernel="box")
+            kde_counts(jnp.zeros(events), EDGES, bandwidth=0.3, kernel="box")

@@ -16,8 +16,13 @@ from nablab.infer.histfactory import Model
 from nablab.train import objectives
 from nablab.train.objectives import asimov_significance, cross_entropy
 
-COMPILED = jax.jit(asimov_significance)
-GRADIENT = jax.jit(jax.grad(asimov_significance, argnums=(0, 1, 2)))
+
+def significance(signal, background, sigma=0.0):
+    return asimov_significance(signal, background, background_sigma=sigma)
+
+
+COMPILED = jax.jit(significance)
+GRADIENT = jax.jit(jax.grad(significance, argnums=(0, 1, 2)))
 
 # (signal, background, uncertainty): Z, to 10 digits after the point.
 PUBLISHED = {
@@ -74,11 +79,11 @@ def many_digits():
 
 @pytest.mark.parametrize("point", PUBLISHED)
 def test_published_significances(point):
-    assert float(asimov_significance(*point)) == pytest.approx(PUBLISHED[point], rel=1e-9)
+    assert float(significance(*point)) == pytest.approx(PUBLISHED[point], rel=1e-9)
 
 
 def test_all_published_digits():
-    z = float(asimov_significance(14.0, 5.0, 0.3 * 5.0))
+    z = float(asimov_significance(14.0, 5.0, background_sigma=0.3 * 5.0))
     assert z == pytest.approx(3.6149635359712184, rel=1e-14)
 
 
@@ -90,7 +95,7 @@ def test_value_and_gradient_with_150_digits(background, relative_sigma, many_dig
     sigma = relative_sigma * background
     for signal in [ratio * background for ratio in ratios]:
         point = signal, background, sigma
-        z = float(asimov_significance(*point))
+        z = float(significance(*point))
         assert z == pytest.approx(float(exact(*point)), rel=1e-12), point
         # In sigma, the last terms cancel where their effect on Z is below the 12th digit.
         scale = [0.0, 0.0, 1e-9 * z / max(sigma, 1e-3 * background)]
@@ -103,14 +108,14 @@ def test_value_and_gradient_with_150_digits(background, relative_sigma, many_dig
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 20.0])
 def test_branches_meet(sigma):
     below, above = (np.nextafter(1.0, towards) for towards in (0.0, 1.0))
-    for evaluate in (asimov_significance, GRADIENT):
+    for evaluate in (significance, GRADIENT):
         left, right = evaluate(below, 10.0, sigma), evaluate(above, 10.0, sigma)
         np.testing.assert_allclose(left, right, rtol=1e-11)
 
 
 @pytest.mark.parametrize(("background", "sigma"), [(4.0, 0.0), (4.0, 3.0), (1e-3, 0.0)])
 def test_no_signal(background, sigma, many_digits):
-    assert float(asimov_significance(0.0, background, sigma)) == 0.0
+    assert float(asimov_significance(0.0, background, background_sigma=sigma)) == 0.0
     in_signal, in_background, in_sigma = GRADIENT(0.0, background, sigma)
     one_sided = exact("1e-30", background, sigma) / Decimal("1e-30")
     assert float(in_signal) == pytest.approx(float(one_sided), rel=1e-12)
@@ -123,7 +128,10 @@ def test_no_signal(background, sigma, many_digits):
 def test_no_background_counts_as_the_smallest(signal, sigma, many_digits):
     smallest = objectives.SMALLEST_BACKGROUND
     assert smallest == 1e-9
-    values = [float(asimov_significance(signal, b, sigma)) for b in (0.0, 0.5e-9, smallest)]
+    values = [
+        float(asimov_significance(signal, b, background_sigma=sigma))
+        for b in (0.0, 0.5e-9, smallest)
+    ]
     assert values[0] == values[1] == values[2] == pytest.approx(float(exact(signal, 1e-9, sigma)))
     in_signal, in_background, in_sigma = GRADIENT(signal, 0.0, sigma)
     step = Decimal("1e-12") * (Decimal(signal) or 1) * smallest_step(signal)
@@ -143,7 +151,7 @@ def smallest_step(signal):
 def test_cut_pushed_off_the_data(signal, background):
     """Soft weights far in the tail: hardly any signal, and yet a gradient back to it."""
     for sigma in (0.0, 0.1):
-        assert np.isfinite(asimov_significance(signal, background, sigma))
+        assert np.isfinite(asimov_significance(signal, background, background_sigma=sigma))
         slopes = GRADIENT(signal, background, sigma)
         assert np.all(np.isfinite(slopes))
         assert float(slopes[0]) == pytest.approx((max(background, 1e-9) + sigma**2) ** -0.5)
@@ -151,9 +159,14 @@ def test_cut_pushed_off_the_data(signal, background):
 
 def test_small_uncertainty_is_none():
     without = float(asimov_significance(14.0, 5.0))
-    losses = [without - float(asimov_significance(14.0, 5.0, sigma)) for sigma in (1e-2, 2e-2)]
+    losses = [
+        without - float(asimov_significance(14.0, 5.0, background_sigma=sigma))
+        for sigma in (1e-2, 2e-2)
+    ]
     assert losses[1] / losses[0] == pytest.approx(4.0, rel=1e-3)
-    assert float(asimov_significance(14.0, 5.0, 1e-8)) == pytest.approx(without, rel=1e-13)
+    assert float(asimov_significance(14.0, 5.0, background_sigma=1e-8)) == pytest.approx(
+        without, rel=1e-13
+    )
     assert float(GRADIENT(14.0, 5.0, 0.0)[2]) == 0.0
     for signal in (14.0, 1e-3):
         for sigma in (1e-100, 1e-80, 1e-40, 1e-12):
@@ -165,12 +178,16 @@ def test_bins_at_once():
     points = np.array([*PUBLISHED, (0.0, 0.0, 0.0), (1e-9, 3.0, 1.0)])
     s, b, sigma = jnp.array(points.T)
     one_by_one = [float(COMPILED(*point)) for point in points.tolist()]
-    np.testing.assert_allclose(asimov_significance(s, b, sigma), one_by_one, rtol=1e-12)
+    np.testing.assert_allclose(
+        asimov_significance(s, b, background_sigma=sigma), one_by_one, rtol=1e-12
+    )
     mapped = jax.jit(jax.vmap(asimov_significance))(s, b, sigma)
     np.testing.assert_allclose(mapped, one_by_one, rtol=1e-12)
     with_one_sigma = [float(COMPILED(x, y, 0.5)) for x, y, _ in points.tolist()]
-    np.testing.assert_allclose(asimov_significance(s, b, 0.5), with_one_sigma, rtol=1e-12)
-    slopes = jax.jit(jax.grad(lambda s: asimov_significance(s, b, sigma).sum()))(s)
+    np.testing.assert_allclose(
+        asimov_significance(s, b, background_sigma=0.5), with_one_sigma, rtol=1e-12
+    )
+    slopes = jax.jit(jax.grad(lambda s: asimov_significance(s, b, background_sigma=sigma).sum()))(s)
     expected = [float(GRADIENT(*point)[0]) for point in points.tolist()]
     np.testing.assert_allclose(slopes, expected, rtol=1e-11)
 
@@ -182,7 +199,7 @@ def test_bad_yields_are_named():
     with pytest.raises(ValueError, match=r"background\[0\] is nan"):
         asimov_significance(good, jnp.array([jnp.nan, 1.0]))
     with pytest.raises(ValueError, match=r"background_sigma is -0.5"):
-        asimov_significance(good, good, -0.5)
+        asimov_significance(good, good, background_sigma=-0.5)
 
 
 LOGITS = np.array([-3.0, -0.2, 0.0, 1.5, 8.0])
@@ -195,7 +212,7 @@ def test_cross_entropy_is_the_formula():
     logits, labels = jnp.array(LOGITS), jnp.array(LABELS)
     assert float(cross_entropy(logits, labels)) == pytest.approx(losses.mean(), rel=1e-12)
     weights = np.array([0.5, 2.0, 0.0, 1.0, 3.0])
-    weighted = float(cross_entropy(logits, labels, jnp.array(weights)))
+    weighted = float(cross_entropy(logits, labels, weights=jnp.array(weights)))
     assert weighted == pytest.approx(weights @ losses / weights.sum(), rel=1e-12)
     gradient = jax.grad(cross_entropy)(logits, labels)
     np.testing.assert_allclose(gradient, (p - LABELS) / 5, rtol=1e-12)
@@ -236,7 +253,9 @@ def test_discovery_has_its_closed_form_and_gradient():
 
     @jax.value_and_grad
     def closed_form(signal, mu):
-        return jax.scipy.stats.norm.logsf(asimov_significance(mu * signal, 50.0, 5.0))
+        return jax.scipy.stats.norm.logsf(
+            asimov_significance(mu * signal, 50.0, background_sigma=5.0)
+        )
 
     for mu in (1.0, 0.5):
         fitted, expected = (f(jnp.array(14.0), mu) for f in (through_the_fit, closed_form))
@@ -281,11 +300,11 @@ def test_balanced_cross_entropy_is_a_weighted_one():
     logits = jnp.concatenate([signal, nominal, varied])
     labels = jnp.array([1.0, 1, 0, 0, 0, 0])
     weights = jnp.array([1 / 2, 1 / 2, 1 / 6, 1 / 6, 1 / 6, 1 / 2])
-    expected = cross_entropy(logits, labels, weights)
+    expected = cross_entropy(logits, labels, weights=weights)
     found = objectives.balanced_cross_entropy(signal, nominal, varied)
     assert float(found) == pytest.approx(float(expected), rel=1e-12)
     only = objectives.balanced_cross_entropy(signal, nominal)
-    expected = cross_entropy(logits[:5], labels[:5], jnp.array([1 / 2] * 2 + [1 / 3] * 3))
+    expected = cross_entropy(logits[:5], labels[:5], weights=jnp.array([1 / 2] * 2 + [1 / 3] * 3))
     assert float(only) == pytest.approx(float(expected), rel=1e-12)
     with pytest.raises(ValueError, match="backgrounds: give at least one sample"):
         objectives.balanced_cross_entropy(signal)
@@ -298,14 +317,14 @@ def test_poi_variance_is_that_of_the_model():
     model = Model.from_spec(histosys(signal, background, down, up))
     slopes = jnp.array([signal, (up - down) / 2])
     variance = objectives.poi_variance(
-        jnp.array(signal + background), slopes, np.array([np.inf, 1.0])
+        jnp.array(signal + background), slopes, widths=np.array([np.inf, 1.0])
     )
     assert float(objectives.sigma_mu(model)) == pytest.approx(float(variance) ** 0.5, rel=1e-9)
     # An empty bin changes nothing.
     wider = objectives.poi_variance(
         jnp.append(signal + background, 0.0),
         jnp.pad(slopes, ((0, 0), (0, 1))),
-        np.array([np.inf, 1.0]),
+        widths=np.array([np.inf, 1.0]),
     )
     assert float(wider) == pytest.approx(float(variance), rel=1e-12)
 
@@ -350,9 +369,9 @@ def test_dependence_is_the_mean_square_of_relative_changes():
 
 def test_reversed_gradient():
     x = jnp.array([0.3, -2.0])
-    np.testing.assert_allclose(objectives.reversed_gradient(x, 0.7), x, rtol=1e-15)
+    np.testing.assert_allclose(objectives.reversed_gradient(x, strength=0.7), x, rtol=1e-15)
     for derivative in (jax.jacfwd, jax.jacrev):
-        slope = derivative(lambda x: objectives.reversed_gradient(x, 0.7))(x)
+        slope = derivative(lambda x: objectives.reversed_gradient(x, strength=0.7))(x)
         np.testing.assert_allclose(slope, -0.7 * np.eye(2), atol=1e-15)
 
 

@@ -13,19 +13,19 @@ EDGES = np.array([25.0, 50.0, 80.0, 120.0, 200.0])
 @pytest.mark.parametrize("other", [0.0, 0.3])
 def test_events_are_as_expected(other):
     events = 100_000
-    toy = jets_and_leptons(jax.random.key(1), events, other)
+    toy = jets_and_leptons(jax.random.key(1), events, other=other)
     leading_jet = np.asarray(toy.jets.pt[:, 0])
     leading_lepton = np.asarray(awkward.fill_none(awkward.firsts(toy.leptons.pt), 0.0))
     for cut in (LOWEST["lepton"], 35.0):
         counts = np.histogram(leading_jet[leading_lepton > cut], EDGES)[0]
-        expected = events * np.asarray(expected_fractions(EDGES, cut, other))
+        expected = events * np.asarray(expected_fractions(EDGES, cut, other=other))
         np.testing.assert_array_less(np.abs(counts - expected), 4 * np.sqrt(expected))
-    everything = expected_fractions(np.array([0.0, 1e5]), LOWEST["lepton"], other)[0]
+    everything = expected_fractions(np.array([0.0, 1e5]), LOWEST["lepton"], other=other)[0]
     np.testing.assert_allclose(everything, 1 - LEPTONS[0], rtol=1e-12)
 
 
 def test_objects_are_jagged_and_ordered():
-    toy = jets_and_leptons(jax.random.key(2), 20_000, 0.1)
+    toy = jets_and_leptons(jax.random.key(2), 20_000, other=0.1)
     for objects, probabilities, first in ((toy.jets, JETS, 1), (toy.leptons, LEPTONS, 0)):
         numbers = np.asarray(awkward.num(objects.pt))
         shares = np.bincount(numbers - first) / len(numbers)
@@ -42,4 +42,4 @@ def test_keys_and_bad_input():
     with pytest.raises(ValueError, match="events is 0"):
         jets_and_leptons(jax.random.key(0), 0)
     with pytest.raises(ValueError, match=r"^1 - other is -0.5"):
-        jets_and_leptons(jax.random.key(0), 5, 1.5)
+        jets_and_leptons(jax.random.key(0), 5, other=1.5)

@@ -84,7 +84,11 @@ def test_hard_pairing_is_the_brute_force_one_and_the_limit_of_the_soft_one(expec
         best = distances.argmin()
         np.testing.assert_array_equal(weights[event], np.eye(3)[best])
         np.testing.assert_allclose(masses[event], [lead[best], sub[best]], rtol=1e-9)
-    soft_at = jax.jit(lambda temperature: soft_pairing(*JETS, temperature, expected_masses))
+    soft_at = jax.jit(
+        lambda temperature: soft_pairing(
+            *JETS, temperature=temperature, expected_masses=expected_masses
+        )
+    )
     for temperature in (1e-6, 1e-100):
         soft = soft_at(temperature)
         np.testing.assert_allclose(soft.weights, weights, atol=1e-9)
@@ -92,7 +96,7 @@ def test_hard_pairing_is_the_brute_force_one_and_the_limit_of_the_soft_one(expec
 
 
 def test_soft_pairing_by_its_formula():
-    soft = soft_pairing(*JETS, 9.0)
+    soft = soft_pairing(*JETS, temperature=9.0)
     for event in range(100):
         one = tuple(quantity[event] for quantity in JETS)
         distances, lead, sub = by_hand(one, (125.0, 120.0), 9.0)
@@ -110,15 +114,19 @@ def test_invariances():
     light = np.zeros_like(mass)
     boosted = pair_masses(pt, eta + 2.1, phi, light)
     np.testing.assert_allclose(boosted, pair_masses(pt, eta, phi, light), rtol=1e-10)
-    masses = soft_pairing(*JETS, 10.0).masses
+    masses = soft_pairing(*JETS, temperature=10.0).masses
     for order in itertools.permutations(range(4)):
-        other = soft_pairing(*(x[:, list(order)] for x in JETS), 10.0).masses
+        other = soft_pairing(*(x[:, list(order)] for x in JETS), temperature=10.0).masses
         np.testing.assert_allclose(other, masses, rtol=1e-10)
 
 
 def test_derivatives():
     jets, expected = jets_of(2, seed=8), np.array([125.0, 120.0])
-    gradient = check_derivatives(soft_pairing, *jets, 15.0, expected, rtol=1e-5, atol=1e-6)
+
+    def paired(*arguments):
+        return soft_pairing(*arguments[:4], temperature=arguments[4], expected_masses=arguments[5])
+
+    gradient = check_derivatives(paired, *jets, 15.0, expected, rtol=1e-5, atol=1e-6)
     assert all(np.all(np.abs(part) > 1e-7) for part in gradient)
 
 
@@ -135,18 +143,18 @@ def test_derivatives_are_finite_for_padding_equal_and_parallel_jets():
     angles, mass = jnp.full((2, 4), PADDING), jnp.array([[0.0] * 4, [PADDING] * 4])
 
     def total(jets, temperature):
-        pairing = soft_pairing(*jets, temperature)
+        pairing = soft_pairing(*jets, temperature=temperature)
         return jnp.sum(jnp.arange(6).reshape(2, 3) * pairing.weights) + pairing.masses.sum()
 
     check_finite_derivatives(total, jnp.stack([pt, angles, angles, mass]), [1e-30, 1e-9, 1e9])
 
 
 def test_compiled_and_mapped():
-    whole = soft_pairing(*JETS, 10.0)
-    mapped = jax.jit(jax.vmap(lambda *jets: soft_pairing(*jets, 10.0)))(*JETS)
+    whole = soft_pairing(*JETS, temperature=10.0)
+    mapped = jax.jit(jax.vmap(lambda *jets: soft_pairing(*jets, temperature=10.0)))(*JETS)
     np.testing.assert_allclose(mapped.weights, whole.weights, rtol=1e-11)
     np.testing.assert_allclose(mapped.masses, whole.masses, rtol=1e-11)
-    empty = soft_pairing(*(np.zeros((0, 4)) for _ in range(4)), 10.0)
+    empty = soft_pairing(*(np.zeros((0, 4)) for _ in range(4)), temperature=10.0)
     assert empty.weights.shape == (0, 3)
     assert empty.masses.shape == (0, 2)
 
@@ -162,8 +170,8 @@ def test_bad_jets_are_named():
         jets[position][2, 1] = bad
         for pairing in (soft_pairing, hard_pairing):
             with pytest.raises(ValueError, match=message):
-                pairing(*jets, 10.0)
+                pairing(*jets, temperature=10.0)
     with pytest.raises(ValueError, match=r"expected_masses\[1\] is 0.0"):
-        hard_pairing(*JETS, 10.0, (125.0, 0.0))
+        hard_pairing(*JETS, temperature=10.0, expected_masses=(125.0, 0.0))
     with pytest.raises(ValueError, match=r"temperature is 0\.0"):
-        soft_pairing(*JETS, 0.0)
+        soft_pairing(*JETS, temperature=0.0)

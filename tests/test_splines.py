@@ -46,7 +46,9 @@ def fitted_memberships(x, edges, bandwidth):
 @pytest.mark.parametrize("bandwidth", [1e-3, 0.3, 2.0])
 def test_memberships_are_those_of_a_penalised_fit(bandwidth):
     x = np.linspace(-4.0, 4.5, 40)
-    one_by_one = jax.jit(jax.vmap(lambda x: spline_counts(x[None], EDGES, bandwidth).values))
+    one_by_one = jax.jit(
+        jax.vmap(lambda x: spline_counts(x[None], EDGES, bandwidth=bandwidth).values)
+    )
     expected = fitted_memberships(x, EDGES, bandwidth)
     np.testing.assert_allclose(one_by_one(jnp.array(x)), expected, atol=1e-6)
 
@@ -56,13 +58,23 @@ def test_values_and_variances_are_sums_over_events(events):
     x, weights = sample(events)
     for fold_tails in (False, True):
         one_by_one = jax.jit(
-            jax.vmap(lambda x: spline_counts(x[None], EDGES, BANDWIDTH, None, fold_tails).values)  # noqa: B023
+            jax.vmap(
+                lambda x, fold=fold_tails: (
+                    spline_counts(x[None], EDGES, bandwidth=BANDWIDTH, fold_tails=fold).values
+                )
+            )
         )
         p = np.asarray(one_by_one(jnp.array(x)))
-        soft = counts(jnp.array(x), EDGES, BANDWIDTH, jnp.array(weights), fold_tails)
+        soft = counts(
+            jnp.array(x),
+            EDGES,
+            bandwidth=BANDWIDTH,
+            weights=jnp.array(weights),
+            fold_tails=fold_tails,
+        )
         np.testing.assert_allclose(soft.values, weights @ p, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(soft.variances, weights**2 @ p**2, rtol=1e-10, atol=1e-12)
-        unweighted = counts(jnp.array(x), EDGES, BANDWIDTH, fold_tails=fold_tails)
+        unweighted = counts(jnp.array(x), EDGES, bandwidth=BANDWIDTH, fold_tails=fold_tails)
         np.testing.assert_allclose(unweighted.values, p.sum(axis=0), rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(unweighted.variances, (p**2).sum(axis=0), rtol=1e-10, atol=1e-12)
 
@@ -78,25 +90,29 @@ def test_kernel_is_silvermans():
             quad(kernel, a, b, points=[0.0])[0]
             for a, b in np.lib.stride_tricks.sliding_window_view((EDGES - x[0]) / BANDWIDTH, 2)
         ]
-        np.testing.assert_allclose(counts(x, EDGES, BANDWIDTH).values, expected, atol=2e-4)
+        np.testing.assert_allclose(
+            counts(x, EDGES, bandwidth=BANDWIDTH).values, expected, atol=2e-4
+        )
 
 
 def test_total_is_the_number_of_events_inside():
     x = 0.3 * sample(5000)[0]
     edges = np.linspace(-6.0, 6.0, 25)
-    np.testing.assert_allclose(counts(x, edges, 0.2).values.sum(), 5000.0, rtol=1e-6)
-    everything = counts(jnp.append(x, jnp.array([-1e9, 1e9])), edges, 0.2, fold_tails=True)
+    np.testing.assert_allclose(counts(x, edges, bandwidth=0.2).values.sum(), 5000.0, rtol=1e-6)
+    everything = counts(
+        jnp.append(x, jnp.array([-1e9, 1e9])), edges, bandwidth=0.2, fold_tails=True
+    )
     np.testing.assert_allclose(everything.values.sum(), 5002.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("bandwidth", [1e-300, 0.3, 1e6])
 def test_folded_tails(bandwidth):
     x, weights = sample(1000)
-    folded = counts(x, EDGES, bandwidth, weights, fold_tails=True).values
+    folded = counts(x, EDGES, bandwidth=bandwidth, weights=weights, fold_tails=True).values
     np.testing.assert_allclose(folded.sum(), weights.sum(), rtol=1e-12)
-    inner = counts(x, EDGES, bandwidth, weights).values[1:-1]
+    inner = counts(x, EDGES, bandwidth=bandwidth, weights=weights).values[1:-1]
     np.testing.assert_allclose(folded[1:-1], inner, rtol=1e-12, atol=1e-12)
-    one_bin = counts(x, EDGES[:2], bandwidth, weights, fold_tails=True)
+    one_bin = counts(x, EDGES[:2], bandwidth=bandwidth, weights=weights, fold_tails=True)
     np.testing.assert_allclose(one_bin.values, [weights.sum()], rtol=1e-12)
     np.testing.assert_allclose(one_bin.variances, [(weights**2).sum()], rtol=1e-12)
 
@@ -107,15 +123,17 @@ def test_bias_is_of_fourth_order(bandwidth, gain):
     x = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
     edges = np.linspace(-3.0, 3.0, 13)
     true = 200_000 * np.diff(norm.cdf(edges))
-    bias = np.abs(counts(x, edges, bandwidth).values - true).max()
-    bias_of_kde = np.abs(kde_counts(x, edges, bandwidth).values - true).max()
+    bias = np.abs(counts(x, edges, bandwidth=bandwidth).values - true).max()
+    bias_of_kde = np.abs(kde_counts(x, edges, bandwidth=bandwidth).values - true).max()
     assert gain * bias < bias_of_kde
-    twice = np.abs(counts(x, edges, 2 * bandwidth).values - true).max()
+    twice = np.abs(counts(x, edges, bandwidth=2 * bandwidth).values - true).max()
     assert twice > 7 * bias  # second order: at most 4
 
 
 def one_number(fold_tails, x, edges, bandwidth, weights):
-    values, variances = spline_counts(x, edges, bandwidth, weights, fold_tails)
+    values, variances = spline_counts(
+        x, edges, bandwidth=bandwidth, weights=weights, fold_tails=fold_tails
+    )
     return jnp.sum(jnp.arange(1.0, BINS + 1) * values) + jnp.cos(jnp.arange(BINS)) @ variances
 
 
@@ -155,8 +173,8 @@ def test_events_fade_beyond_the_knots():
     end = EDGES[-1] + splines.MARGIN * BANDWIDTH + splines.REACH * spacing
     for fold_tails in (False, True):
 
-        def last_bin(x):
-            return spline_counts(x[None], EDGES, BANDWIDTH, fold_tails=fold_tails).values[-1]  # noqa: B023
+        def last_bin(x, fold=fold_tails):
+            return counts(x[None], EDGES, bandwidth=BANDWIDTH, fold_tails=fold).values[-1]
 
         for derivative in (last_bin, jax.grad(last_bin), jax.grad(jax.grad(last_bin))):
             beyond = derivative(jnp.array(end + 1.0))
@@ -176,29 +194,36 @@ def test_extreme_bandwidths_are_finite(bandwidth, fold_tails):
 
 
 def test_no_events_no_weight_and_single_precision():
-    empty = counts(jnp.zeros(0), jnp.array(EDGES), BANDWIDTH)
+    empty = counts(jnp.zeros(0), jnp.array(EDGES), bandwidth=BANDWIDTH)
     np.testing.assert_array_equal(empty, np.zeros((2, BINS)))
     x, weights = sample(100)
-    np.testing.assert_array_equal(counts(x, EDGES, BANDWIDTH, np.zeros(100)), np.zeros((2, BINS)))
-    single = counts(*(jnp.array(a, dtype="float32") for a in (x, EDGES, BANDWIDTH, weights)))
+    np.testing.assert_array_equal(
+        counts(x, EDGES, bandwidth=BANDWIDTH, weights=np.zeros(100)), np.zeros((2, BINS))
+    )
+    x_32, edges_32, h_32, w_32 = (
+        jnp.array(a, dtype="float32") for a in (x, EDGES, BANDWIDTH, weights)
+    )
+    single = counts(x_32, edges_32, bandwidth=h_32, weights=w_32)
     assert single.values.dtype == jnp.float64
-    np.testing.assert_allclose(single, counts(x, EDGES, BANDWIDTH, weights), rtol=1e-5)
+    np.testing.assert_allclose(
+        single, counts(x, EDGES, bandwidth=BANDWIDTH, weights=weights), rtol=1e-5
+    )
 
 
 def test_far_from_all_bins_variances_are_not_negative():
     x = jnp.array(sample(10_000)[0]) + 6.0
-    assert np.all(np.array(counts(x, EDGES, 0.02).variances) >= 0)
+    assert np.all(np.array(counts(x, EDGES, bandwidth=0.02).variances) >= 0)
 
 
 def test_mapped_over_bandwidths_and_samples():
     x = jnp.array(sample(50)[0])
     bandwidths = jnp.array([0.05, 0.3, 1.0])
-    mapped = jax.jit(jax.vmap(lambda b: spline_counts(x, EDGES, b).values))(bandwidths)
-    rows = jnp.stack([counts(x, EDGES, b).values for b in bandwidths])
+    mapped = jax.jit(jax.vmap(lambda b: spline_counts(x, EDGES, bandwidth=b).values))(bandwidths)
+    rows = jnp.stack([counts(x, EDGES, bandwidth=b).values for b in bandwidths])
     np.testing.assert_allclose(mapped, rows, atol=1e-12)
     samples = jnp.stack([x, x + 0.5])
-    mapped = jax.jit(jax.vmap(lambda x: spline_counts(x, EDGES, 0.3).variances))(samples)
-    rows = jnp.stack([counts(x, EDGES, 0.3).variances for x in samples])
+    mapped = jax.jit(jax.vmap(lambda x: spline_counts(x, EDGES, bandwidth=0.3).variances))(samples)
+    rows = jnp.stack([counts(x, EDGES, bandwidth=0.3).variances for x in samples])
     np.testing.assert_allclose(mapped, rows, atol=1e-12)
 
 
@@ -207,7 +232,7 @@ def test_memory_does_not_grow_with_events_times_bins():
     edges = jax.ShapeDtypeStruct((51,), jnp.float64)
 
     def objective(x, edges, weights):
-        values, variances = spline_counts(x, edges, 0.1, weights)
+        values, variances = spline_counts(x, edges, bandwidth=0.1, weights=weights)
         return jnp.sum(values**2 / (1.0 + variances))
 
     gradient = jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2)))

@@ -35,7 +35,7 @@ def model():
 def toys(model):
     """200 toys of one model, which several tests look at."""
     return toy_tests.distribution(
-        hypotests.qmu_tilde, model, model.parameters(0.5), KEY, 200, 1.0, progress=False
+        hypotests.qmu_tilde, model, model.parameters(0.5), KEY, toys=200, mu=1.0, progress=False
     )
 
 
@@ -87,7 +87,7 @@ def test_each_toy_has_the_test_statistic_of_pyhf(model, toys):
 def test_cls_of_a_counting_experiment_is_exact(n):
     """Most toys have the counts of the data here, so that rounding errors must not part them."""
     model, number = Model.from_spec(COUNTING), 20_000
-    result = toy_tests.cls(model, jnp.array([n * 1.0]), KEY, 1.0, number, progress=False)
+    result = toy_tests.cls(model, jnp.array([n * 1.0]), KEY, mu=1.0, toys=number, progress=False)
     background = poisson.cdf(n, BACKGROUND)
     exact = poisson.cdf(n, SIGNAL + BACKGROUND) / background
     assert abs(result.observed - exact) < 4 * result.error
@@ -109,7 +109,7 @@ def test_cls_of_a_counting_experiment_is_exact(n):
 @pytest.mark.parametrize("n", [10, 14, 17])
 def test_p0_of_a_counting_experiment_is_exact(n):
     model, number = Model.from_spec(COUNTING), 20_000
-    result = toy_tests.p0(model, jnp.array([n * 1.0]), KEY, number, progress=False)
+    result = toy_tests.p0(model, jnp.array([n * 1.0]), KEY, toys=number, progress=False)
     # Without an excess q0 is 0, and no toy is less extreme.
     exact = poisson.sf(n - 1, BACKGROUND) if n > BACKGROUND else 1.0
     assert abs(result.observed - exact) < 4 * result.error
@@ -171,7 +171,9 @@ def test_failed_fits_are_counted_and_reported(model):
     failed = int((counts % 10 == 0).sum())
     assert failed > 10
     with pytest.warns(UserWarning, match=f"{failed} of 200 toys have a failed fit"):
-        toys = toy_tests.distribution(one_in_ten_fails, model, model.init, KEY, 200, progress=False)
+        toys = toy_tests.distribution(
+            one_in_ten_fails, model, model.init, KEY, toys=200, progress=False
+        )
     assert toys.failed == failed
     np.testing.assert_array_equal(jnp.isnan(toys.values), counts % 10 == 0)
     number = jnp.array(0.0)
@@ -191,20 +193,22 @@ def test_an_interruption_keeps_the_toys_done(model, toys, monkeypatch):
         return chunk(*arguments)
 
     monkeypatch.setattr(toy_tests, "_fit_chunk", interrupted)
-    arguments = hypotests.qmu_tilde, model, model.parameters(0.5), KEY, 200, 1.0
+    arguments = hypotests.qmu_tilde, model, model.parameters(0.5), KEY
+    settings = {"toys": 200, "mu": 1.0}
     with pytest.warns(UserWarning, match="interrupted: 128 of 200 toys"):
-        kept = toy_tests.distribution(*arguments, progress=False)
+        kept = toy_tests.distribution(*arguments, **settings, progress=False)
     np.testing.assert_array_equal(kept.values, toys.values[:128])
     calls[:] = [None]  # interrupted in the first chunk: nothing to keep
     with pytest.raises(KeyboardInterrupt):
-        toy_tests.distribution(*arguments, progress=False)
+        toy_tests.distribution(*arguments, **settings, progress=False)
 
 
 def test_progress_is_shown_and_can_be_silenced(model, capfd):
-    arguments = hypotests.qmu_tilde, model, model.parameters(0.5), KEY, 100, 1.0
-    toy_tests.distribution(*arguments, progress=False)
+    arguments = hypotests.qmu_tilde, model, model.parameters(0.5), KEY
+    settings = {"toys": 100, "mu": 1.0}
+    toy_tests.distribution(*arguments, **settings, progress=False)
     assert capfd.readouterr().err == ""
-    toy_tests.distribution(*arguments)
+    toy_tests.distribution(*arguments, **settings)
     assert "/100" in capfd.readouterr().err
 
 

@@ -38,7 +38,7 @@ RECIPES = {
     "blobs": (toys.blobs, {name: (mean, UNIT) for name, mean in toys.BLOB_MEANS.items()}),
     "two_modes": (toys.two_modes, toys.TWO_MODES),
     "two_round_modes": (
-        lambda key, events: toys.two_modes(key, events, toys.TWO_ROUND_MODES),
+        lambda key, events: toys.two_modes(key, events, moments=toys.TWO_ROUND_MODES),
         toys.TWO_ROUND_MODES,
     ),
 }
@@ -113,20 +113,20 @@ def test_moving_gaussian_moves_with_its_mean():
     assert still.shape == (100,)
     assert still.dtype == jnp.float64
     np.testing.assert_allclose(moved - still, 0.75, rtol=1e-12)
-    slope = jax.jacobian(lambda mean: toys.moving_gaussian(KEY, mean, 7, 2.0))(0.3)
+    slope = jax.jacobian(lambda mean: toys.moving_gaussian(KEY, mean, events=7, width=2.0))(0.3)
     np.testing.assert_allclose(slope, np.ones(7), rtol=1e-12)
-    slope = jax.jacobian(lambda width: toys.moving_gaussian(KEY, 0.3, 100, width))(2.0)
+    slope = jax.jacobian(lambda width: toys.moving_gaussian(KEY, 0.3, events=100, width=width))(2.0)
     np.testing.assert_allclose(slope, still, rtol=1e-12)
 
 
 def test_moving_gaussian_under_jit_and_vmap():
     means = jnp.linspace(-1, 1, 5)
-    rows = jax.jit(jax.vmap(lambda mean: toys.moving_gaussian(KEY, mean, 30)))(means)
-    np.testing.assert_allclose(rows[3], toys.moving_gaussian(KEY, means[3], 30), rtol=1e-12)
+    rows = jax.jit(jax.vmap(lambda mean: toys.moving_gaussian(KEY, mean, events=30)))(means)
+    np.testing.assert_allclose(rows[3], toys.moving_gaussian(KEY, means[3], events=30), rtol=1e-12)
 
 
 def test_moving_gaussian_moments():
-    sample = np.asarray(toys.moving_gaussian(KEY, 3.0, EVENTS, 0.5))
+    sample = np.asarray(toys.moving_gaussian(KEY, 3.0, events=EVENTS, width=0.5))
     assert abs(sample.mean() - 3.0) < 5 * 0.5 / np.sqrt(EVENTS)
     assert abs(sample.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * EVENTS)
 

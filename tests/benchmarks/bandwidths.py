@@ -70,7 +70,9 @@ def compare(name, limits, bins, events, generator):
     def squared_errors(x, bandwidths):
         def gradient(bandwidth):
             return jax.jvp(
-                lambda shift: kde_counts(x + shift, edges, bandwidth).values, (0.0,), (1.0,)
+                lambda shift: kde_counts(x + shift, edges, bandwidth=bandwidth).values,
+                (0.0,),
+                (1.0,),
             )[1]
 
         errors = jax.lax.map(gradient, bandwidths) - truth

@@ -40,7 +40,7 @@ def spec(bins):
 def model(apply, params, events):
     def counts(x):
         observable = jax.nn.sigmoid(apply(params, x)[:, 0].astype(float))
-        return kde_counts(observable, EDGES, BANDWIDTH).values / len(x)
+        return kde_counts(observable, EDGES, bandwidth=BANDWIDTH).values / len(x)
 
     return Model.from_spec(spec({name: EXPECTED[name] * counts(x) for name, x in events.items()}))
 

@@ -55,7 +55,9 @@ def model_of(apply, bins, bandwidth):
         found = {}
         for name, x in events.items():
             observable = jax.nn.sigmoid(apply(params, x)[:, 0].astype(float))
-            found[name] = EXPECTED[name] * counts(observable, edges, bandwidth).values / len(x)
+            found[name] = (
+                EXPECTED[name] * counts(observable, edges, bandwidth=bandwidth).values / len(x)
+            )
         return Model.from_spec(spec(found))
 
     return model

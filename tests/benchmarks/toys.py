@@ -49,7 +49,9 @@ def compare(bins: int, name: str) -> list:
     truth = model.parameters(0.0 if mu is None else mu)
 
     def throw(toys):
-        return toy_tests.distribution(statistic, model, truth, KEY, toys, mu, progress=False)
+        return toy_tests.distribution(
+            statistic, model, truth, KEY, toys=toys, mu=mu, progress=False
+        )
 
     first_call, _ = seconds(throw, 1)
     times, pyhf_times, apart = [], [], []

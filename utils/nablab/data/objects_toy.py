@@ -25,7 +25,7 @@ JETS = (0.15, 0.25, 0.25, 0.2, 0.1, 0.05)
 LEPTONS = (0.25, 0.6, 0.15)
 
 
-def jets_and_leptons(key: PRNGKeyArray, events: int, other: float = 0.0) -> awkward.Array:
+def jets_and_leptons(key: PRNGKeyArray, events: int, *, other: float = 0.0) -> awkward.Array:
     """Events with a varying number of ``jets`` and ``leptons``, each in descending momentum.
 
     Jets have ``pt``, ``eta``, ``phi``, ``mass``, the discriminant ``btag`` between 0 and 1, and
@@ -51,6 +51,7 @@ def jets_and_leptons(key: PRNGKeyArray, events: int, other: float = 0.0) -> awkw
 def expected_fractions(
     edges: Float[Numbers, "edges"],
     lepton_cut: Float[Numbers, ""] | float,
+    *,
     other: float = 0.0,
 ) -> Float[Array, "bins"]:
     """Fraction of events per bin of the leading jet's pt whose leading lepton is above a cut.

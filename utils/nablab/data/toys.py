@@ -74,6 +74,7 @@ def cut_example(
 def moving_gaussian(
     key: PRNGKeyArray,
     mean: Float[Array, ""] | float | int,
+    *,
     events: int = 100,
     width: Float[Array, ""] | float | int = 1.0,
 ) -> Float[Array, "events"]:
@@ -134,7 +135,7 @@ def blobs(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 2"]]
 
 
 def two_modes(
-    key: PRNGKeyArray, events: int, moments: dict[str, Moments] | None = None
+    key: PRNGKeyArray, events: int, *, moments: dict[str, Moments] | None = None
 ) -> dict[str, Float[Array, "events 2"]]:
     """The first neos toy: a signal and two equally valid predictions of one background.
 
@@ -196,6 +197,7 @@ def inferno(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 3"
 
 def inferno_background(
     nominal: Float[Numbers, "events 3"],
+    *,
     shift: Float[Numbers, ""] | float = 0.0,
     rate: Float[Numbers, ""] | float = 3.0,
 ) -> Float[Array, "events 3"]:

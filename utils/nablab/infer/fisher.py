@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import matrices
 from nablab.infer.histfactory import Model
@@ -16,7 +17,8 @@ def information(
     """Expected Fisher information: the mean Hessian of -log L at ``parameters``.
 
     For Poisson terms of rate nu it is the sum of (d nu / d theta) (d nu / d theta)^T / nu, and a
-    normal constraint of width sigma adds 1 / sigma^2. Fixed parameters have rows of zeros.
+    normal constraint of width sigma adds 1 / sigma^2. Fixed parameters have rows of zeros. NaN if
+    the expectation of a bin is negative or NaN.
     """
     s = model.structure
     rates = model.poisson_rates(parameters)
@@ -24,6 +26,7 @@ def information(
     # A bin without expectation holds no information.
     filled = rates > 0
     weights = jnp.where(filled, 1.0 / jnp.where(filled, rates, 1.0), 0.0)
+    weights *= checks.one_if(rates >= 0)
     poisson = slopes.T @ (weights[:, None] * slopes)
     normal = jnp.zeros(parameters.shape).at[s.normal_parameter].add(model.normal_width**-2)
     free = ~model.fixed

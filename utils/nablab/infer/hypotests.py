@@ -302,6 +302,7 @@ def cls(
     model: Model,
     data: Float[Numbers, "data"],
     mu: Float[Numbers, ""] | float = 1.0,
+    *,
     test_statistic: str = "qtilde",
     hold: str | None = None,
 ) -> PValues:
@@ -339,7 +340,7 @@ def cls(
 
 
 def expected_cls(
-    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, *, hold: str | None = None
 ) -> PValues:
     """Expected CLs and its band, before any data: nuisance parameters at their starting values.
 
@@ -364,6 +365,7 @@ def asimov_data(
     model: Model,
     mu: Float[Numbers, ""] | float,
     data: Float[Numbers, "data"] | None = None,
+    *,
     hold: str | None = None,
 ) -> Float[Array, "data"]:
     """The data that signal strength ``mu`` predicts, without fluctuations.
@@ -470,7 +472,7 @@ def p0(model: Model, data: Float[Numbers, "data"]) -> PValues:
 
 
 def expected_p0(
-    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, *, hold: str | None = None
 ) -> PValues:
     """Expected discovery p-value and its band for signal strength ``mu``, before any data.
 

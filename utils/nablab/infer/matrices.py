@@ -17,9 +17,10 @@ UNROLLED = 4
 
 @jax.custom_jvp
 def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Inverse of a positive definite matrix; infinite where it is not positive definite."""
+    """Inverse of a positive definite matrix; infinite if it is not positive definite, or NaN."""
     found, pivots = eliminated(matrix)
-    return jnp.where(pivots.min(initial=jnp.inf) > 0, found, jnp.inf)
+    smallest = pivots.min(initial=jnp.inf)
+    return jnp.where(smallest > 0, found, jnp.where(jnp.isnan(smallest), jnp.nan, jnp.inf))
 
 
 @inverse.defjvp
@@ -30,10 +31,10 @@ def _inverse_jvp(primals, tangents):
 
 @jax.custom_jvp
 def log_determinant(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Logarithm of the determinant; minus infinite where it is not positive definite."""
+    """Logarithm of the determinant; minus infinite if it is not positive definite, or NaN."""
     _, pivots = eliminated(matrix)
-    positive = pivots.min(initial=jnp.inf) > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, pivots, 1.0)).sum(), -jnp.inf)
+    impossible = pivots.min(initial=jnp.inf) <= 0
+    return jnp.where(impossible, -jnp.inf, jnp.log(jnp.where(impossible, 1.0, pivots)).sum())
 
 
 @log_determinant.defjvp

@@ -69,6 +69,7 @@ def sample(
     model: Model,
     data: Float[Numbers, "data"],
     key: PRNGKeyArray,
+    *,
     chains: int = 4,
     draws: int = 1_000,
     warmup: int = 1_000,

@@ -137,6 +137,7 @@ def distribution(
     model: Model,
     parameters: Float[Numbers, "parameters"],
     key: PRNGKeyArray,
+    *,
     toys: int = 10_000,
     mu: Float[Numbers, ""] | float | None = None,
     progress: bool = True,
@@ -291,6 +292,7 @@ def cls(
     model: Model,
     data: Float[Numbers, "data"],
     key: PRNGKeyArray,
+    *,
     mu: Float[Numbers, ""] | float = 1.0,
     toys: int = 10_000,
     test_statistic: str = "qtilde",
@@ -335,6 +337,7 @@ def p0(
     model: Model,
     data: Float[Numbers, "data"],
     key: PRNGKeyArray,
+    *,
     toys: int = 10_000,
     progress: bool = True,
 ) -> ToyPValues:

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nablab import checks
-from nablab.checks import Numbers
+from nablab.checks import Column, Numbers
 from nablab.relax.kernels import KERNELS, named
 
 #: How the weight rises from 0 to 1. A sigmoid has exponential tails, an erf Gaussian ones; compact
@@ -29,8 +29,9 @@ Threshold = Float[Numbers, "*#events"] | float
 
 
 def soft_cut(
-    x: Float[Numbers, "*events"],
+    x: Column,
     above: Threshold | None = None,
+    *,
     slope: Threshold = 1.0,
     below: Threshold | None = None,
     profile: str = "sigmoid",
@@ -39,7 +40,8 @@ def soft_cut(
 
     Args:
         x: the feature, in its own unit; or several features in the last axis, with one threshold
-            (and slope) for each.
+            (and slope) for each. A list, a pandas column or a flat awkward array will do; jagged
+            objects are padded first (:func:`nablab.relax.objects.pad_objects`).
         above: where the weight is 1/2 on the way up, in the unit of ``x``.
         slope: steepness, in 1/(unit of ``x``). For each profile the derivative at the threshold is
             ``slope / 4``; a sigmoid rises from 0.27 to 0.73 within ``1 / slope`` on either side.
@@ -53,15 +55,18 @@ def soft_cut(
 
     Raises:
         ValueError: an entry of ``x`` or of a threshold is not finite, a slope is not positive, no
-            threshold is given, or the profile is unknown.
+            threshold is given, or the profile is unknown. Under ``jit``, ``grad`` and ``vmap``,
+            where values are not known, the weight of such an event is NaN, and with such a
+            threshold or slope that of all.
     """
     kernel, distances = _distances(x, above, slope, below, profile)
     return math.prod(kernel.cdf(d) for d in distances)
 
 
 def log_soft_cut(
-    x: Float[Numbers, "*events"],
+    x: Column,
     above: Threshold | None = None,
+    *,
     slope: Threshold = 1.0,
     below: Threshold | None = None,
     profile: str = "sigmoid",
@@ -75,8 +80,9 @@ def log_soft_cut(
 
 
 def hard_cut(
-    x: Float[Numbers, "*events"],
+    x: Column,
     above: Threshold | None = None,
+    *,
     slope: Threshold | None = None,
     below: Threshold | None = None,
     profile: str | None = None,
@@ -86,18 +92,22 @@ def hard_cut(
     The signature is that of :func:`soft_cut`, so that evaluation is one switch; ``slope`` and
     ``profile`` are not used.
     """
-    _check(x, above, below)
-    x = jnp.asarray(x)
-    passes = [] if above is None else [x > above]
-    passes += [] if below is None else [x < below]
-    return math.prod(passes).astype(float)
+    x, above, below = _checked(x, above, below)
+    passes = [] if above is None else [jnp.asarray(x) > above]
+    passes += [] if below is None else [jnp.asarray(x) < below]
+    weights = math.prod(passes).astype(float)
+    for value in filter(checks.is_traced, (x, above, below)):
+        # Not a product: the compiler takes 0 or 1 times anything as a choice, and 0 is 0 then.
+        weights = jnp.where(jnp.isfinite(value), weights, jnp.nan)
+    return weights
 
 
 def soft_ellipse(
-    x: Float[Numbers, "*events"],
-    y: Float[Numbers, "*events"],
+    x: Column,
+    y: Column,
     centre: Float[Numbers, "2"] | tuple,
     radii: Float[Numbers, "2"] | tuple,
+    *,
     angle: Float[Numbers, ""] | float = 0.0,
     slope: Float[Numbers, ""] | float = 1.0,
     profile: str = "sigmoid",
@@ -117,33 +127,35 @@ def soft_ellipse(
     Raises:
         ValueError: an entry is not finite, or a radius or the slope is not positive.
     """
-    return soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope, profile=profile)
+    return soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope=slope, profile=profile)
 
 
-def log_soft_ellipse(x, y, centre, radii, angle=0.0, slope=1.0, profile="sigmoid"):
+def log_soft_ellipse(x, y, centre, radii, *, angle=0.0, slope=1.0, profile="sigmoid"):
     """Logarithm of :func:`soft_ellipse`, as :func:`log_soft_cut` is that of :func:`soft_cut`."""
-    return log_soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope, profile=profile)
+    return log_soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope=slope, profile=profile)
 
 
-def hard_ellipse(x, y, centre, radii, angle=0.0, slope=None, profile=None):
+def hard_ellipse(x, y, centre, radii, *, angle=0.0, slope=None, profile=None):
     """Weight 1 inside of the ellipse and 0 elsewhere; arguments as for :func:`soft_ellipse`."""
     return hard_cut(_inside(x, y, centre, radii, angle), 0.0)
 
 
-def spread(x: Float[Numbers, "events *features"]) -> Float[Array, "*features"]:
+def spread(x: Column) -> Float[Array, "*features"]:
     """Half the width of the interval that holds the central 68 % of the events.
 
     The standard deviation of a Gaussian; unlike it, a few outliers do not change it.
 
     Raises:
-        ValueError: an entry is not finite, or a feature has no spread (as without events).
+        ValueError: an entry is not finite, or a feature has no spread (as without events); under
+            ``jit`` its spread is NaN then.
     """
+    x = checks.array("x", x)
     checks.finite("x", x)
     if len(x) == 0:
         raise ValueError("x has no events, so it has no spread")
     low, high = jnp.quantile(jnp.asarray(x), jnp.array([0.158655, 0.841345]), axis=0)
     checks.positive("spread of x", (high - low) / 2)
-    return (high - low) / 2
+    return (high - low) / 2 * checks.one_if(high > low)
 
 
 def annealed(first: float, last: float, steps: int) -> optax.Schedule:
@@ -159,8 +171,9 @@ def annealed(first: float, last: float, steps: int) -> optax.Schedule:
 
 
 def warn_of_preselection(
-    x: Float[Numbers, "events"],
+    x: Column,
     above: float | Float[Numbers, ""] | None = None,
+    *,
     slope: float | Float[Numbers, ""] = 1.0,
     below: float | Float[Numbers, ""] | None = None,
     profile: str = "sigmoid",
@@ -180,7 +193,7 @@ def warn_of_preselection(
     Raises:
         ValueError: as for :func:`soft_cut`.
     """
-    _check(x, above, below)
+    x, above, below = _checked(x, above, below)
     x = np.sort(np.asarray(x, dtype=float))
     for side, threshold, inwards in (("above", above, x), ("below", below, x[::-1])):
         if threshold is None or not _ends_sharply(inwards):
@@ -208,15 +221,18 @@ def _ends_sharply(inwards, outermost=50):
 
 def _distances(x, above, slope, below, profile):
     """The kernel of the profile, and how far inside each threshold the events are, in its unit."""
-    _check(x, above, below)
+    x, above, below = _checked(x, above, below)
     checks.positive("slope", slope)
     kernel = KERNELS[PROFILES[named("profile", profile, tuple(PROFILES))]]
-    x, scale = jnp.asarray(x), slope / (4 * kernel.peak)
-    distances = [] if above is None else [scale * (x - above)]
-    return kernel, distances + ([] if below is None else [scale * (below - x)])
+    x, scale = jnp.asarray(_nan_if_infinite(x)), slope / (4 * kernel.peak)
+    if checks.is_traced(slope):
+        scale *= checks.one_if(slope > 0)
+    distances = [] if above is None else [scale * (x - _nan_if_infinite(above))]
+    return kernel, distances + ([] if below is None else [scale * (_nan_if_infinite(below) - x)])
 
 
 def _inside(x, y, centre, radii, angle):
+    x, y = checks.array("x", x), checks.array("y", y)
     for name, value in {"x": x, "y": y, "angle": angle}.items():
         checks.finite(name, value)
     for name, pair in {"centre": centre, "radii": radii}.items():
@@ -229,13 +245,20 @@ def _inside(x, y, centre, radii, angle):
     x, y = jnp.asarray(x) - centre[0], jnp.asarray(y) - centre[1]
     u = (jnp.cos(angle) * x + jnp.sin(angle) * y) / radii[0]
     v = (jnp.cos(angle) * y - jnp.sin(angle) * x) / radii[1]
-    return (1 - u**2 - v**2) / 2
+    return (1 - u**2 - v**2) / 2 * checks.one_if((radii[0] > 0) & (radii[1] > 0))
 
 
-def _check(x, above, below):
+def _checked(x, above, below):
     if above is None and below is None:
         raise ValueError("give a threshold: above, below, or both for a window")
+    x = checks.array("x", x)
     checks.finite("x", x)
     for name, threshold in (("above", above), ("below", below)):
         if threshold is not None:
             checks.finite(name, threshold)
+    return x, above, below
+
+
+def _nan_if_infinite(value):
+    """What is an error outside of ``jit`` is NaN inside, and not a weight of 0 or 1."""
+    return value * checks.one_if(jnp.isfinite(value)) if checks.is_traced(value) else value

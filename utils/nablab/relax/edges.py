@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nablab import checks
-from nablab.checks import Numbers
+from nablab.checks import Column, Numbers
 
 #: No bin is narrower than this fraction of the mean width, however extreme the parameters.
 NARROWEST = 1e-3
@@ -74,9 +74,7 @@ def raw_widths(edges: Float[Numbers, "edges"]) -> Float[Array, "bins"]:
     return logarithms - jnp.mean(logarithms)
 
 
-def quantile_edges(
-    x: Float[Numbers, "events"], bins: int, weights: Float[Numbers, "events"] | None = None
-) -> Float[Array, "edges"]:
+def quantile_edges(x: Column, bins: int, *, weights: Column | None = None) -> Float[Array, "edges"]:
     """Edges between which the events have equal counts, from the smallest to the largest of ``x``.
 
     Each event's weight is thought of as half below and half above it, and the sum is interpolated
@@ -97,13 +95,15 @@ def quantile_edges(
         ValueError: an entry is not finite, a weight is negative, there are fewer events than bins,
             or so many equal ones that two edges coincide. Under ``jit`` all edges are NaN then.
     """
+    x = checks.array("x", x)
     if jnp.ndim(x) != 1:
         raise ValueError(f"x must have one value per event, got shape {jnp.shape(x)}")
     if bins < 1:
         raise ValueError(f"bins is {bins}: it must be at least 1")
     checks.finite("x", x)
     x = jnp.asarray(x, dtype=float)
-    weights = jnp.ones(x.shape) if weights is None else jnp.asarray(weights, dtype=float)
+    weights = jnp.ones(x.shape) if weights is None else checks.array("weights", weights)
+    weights = jnp.asarray(weights, dtype=float)
     checks.same_shape("weights", weights, "x", x)
     checks.positive("weights", weights, allow_zero=True)
     known = not checks.is_traced(x, weights)
@@ -125,4 +125,5 @@ def quantile_edges(
             f"x has so many events at {edges[i]} that edges {i} and {i + 1} of {bins} bins "
             "coincide: ask for fewer bins"
         )
-    return jnp.where(jnp.all(steps > 0), edges, jnp.nan)
+    good = jnp.all(steps > 0) & jnp.all(jnp.isfinite(x)) & jnp.all(weights >= 0)
+    return jnp.where(good, edges, jnp.nan)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from nablab import checks
-from nablab.checks import Numbers
+from nablab.checks import Column, Numbers
 
 
 def straight_through(
@@ -21,7 +21,7 @@ def straight_through(
 ) -> Float[Array, "*shape"]:
     """The value of ``hard`` with the derivative of ``soft`` (Bengio et al., arXiv:1308.3432).
 
-    weights = straight_through(hard_cut(x, 30.0), soft_cut(x, 30.0, slope))
+    weights = straight_through(hard_cut(x, 30.0), soft_cut(x, 30.0, slope=slope))
     """
     soft = jnp.asarray(soft)
     # Adding a difference would round, and turn infinities into NaN: the value is taken over.
@@ -40,7 +40,8 @@ def _slope_of_second(primals, tangents):
 
 def boundary_gradient(
     density: Callable,
-    boundaries: Float[Numbers, "boundaries"],
+    boundaries: Column,
+    *,
     velocity: Callable | float = 1.0,
 ) -> Float[Array, "bins"]:
     """Derivative of the expected count between neighbouring boundaries, as events flow through.
@@ -59,16 +60,18 @@ def boundary_gradient(
         velocity: v, of an array of x, or a number.
 
     Raises:
-        ValueError: the boundaries do not increase, or the density is negative or not finite.
+        ValueError: the boundaries do not increase, or the density is negative or not finite. Under
+            ``jit`` the derivatives are NaN then.
     """
-    boundaries = jnp.asarray(boundaries, dtype=float)
+    boundaries = jnp.asarray(checks.array("boundaries", boundaries), dtype=float)
     checks.increasing("boundaries", boundaries)
     inside = jnp.isfinite(boundaries)
     at = jnp.where(inside, boundaries, 0.0)
     speed = velocity(at) if callable(velocity) else velocity
     height = jnp.where(inside, density(at), 0.0)
     checks.positive("density(boundaries)", height, allow_zero=True)
-    return -jnp.diff(height * speed)
+    good = jnp.all(jnp.diff(boundaries) > 0) & jnp.all(height >= 0)
+    return -jnp.diff(height * speed) * checks.one_if(good)
 
 
 def score_function_gradient(

@@ -7,17 +7,23 @@ An event belongs to bin k with a membership p_k between 0 and 1, so that ::
 
 Events pass in blocks, so that memory does not grow with events x bins; of Gaussian memberships with
 many events, not even the time does (``gauss_transform``).
+
+An event that is NaN or infinite belongs to no bin. Outside of ``jit`` it is an error; where values
+are unknown, all counts are NaN then, so that nothing that follows from them can be quoted. The same
+holds for edges that do not increase and for a bandwidth that is not positive.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nablab import checks
-from nablab.checks import Numbers
+from nablab.checks import Column, Numbers
 from nablab.relax import gauss_transform
 from nablab.relax.kernels import KERNELS, named
 
@@ -32,10 +38,11 @@ class Counts(NamedTuple):
 
 
 def kde_counts(
-    x: Float[Numbers, "events"],
-    edges: Float[Numbers, "edges"],
+    x: Column,
+    edges: Column,
+    *,
     bandwidth: Float[Numbers, ""] | float,
-    weights: Float[Numbers, "events"] | None = None,
+    weights: Column | None = None,
     fold_tails: bool = False,
     kernel: str = "gaussian",
 ) -> Counts:
@@ -47,8 +54,10 @@ def kde_counts(
     the Gaussian are summed one by one.
 
     Args:
-        x: the observable, one value per event.
-        edges: increasing bin edges, one more than bins, in the unit of ``x``.
+        x: the observable, one value per event: an array, a list, a pandas column or a flat awkward
+            array.
+        edges: increasing bin edges, one more than bins, in the unit of ``x``. None is infinite:
+            with ``fold_tails`` a finite one does the same.
         bandwidth: standard deviation of the kernel, whichever it is, in the unit of ``x``. Far
             below the bin width the counts are those of :func:`hard_counts`, and the gradient is
             zero.
@@ -63,30 +72,36 @@ def kde_counts(
 
     Raises:
         ValueError: an entry is not finite, the edges do not increase, the bandwidth is not
-            positive, or the kernel is unknown.
+            positive, or the kernel is unknown. Under ``jit``, ``grad`` and ``vmap``, where the
+            values are not known, the counts and their derivatives are NaN then.
     """
+    x, edges, weights = checked_events(x, edges, weights)
     checks.positive("bandwidth", bandwidth)
-    edges = _checked_edges(x, edges, weights)
-    if kde_method(x.shape[0], kernel) == "fast Gauss transform":
-        weights = None if weights is None else jnp.asarray(weights)
-        bandwidth = jnp.asarray(bandwidth, dtype=float)
-        return Counts(
-            *gauss_transform.counts(jnp.asarray(x), edges, bandwidth, weights, fold_tails)
+    if kde_method(x.shape[0], kernel=kernel) == "fast Gauss transform":
+        width = jnp.asarray(bandwidth, dtype=float)
+        counts = Counts(*gauss_transform.counts(x, edges, width, weights, fold_tails))
+    else:
+        counts = direct_kde_counts(
+            x, edges, bandwidth=bandwidth, weights=weights, fold_tails=fold_tails, kernel=kernel
         )
-    return direct_kde_counts(x, edges, bandwidth, weights, fold_tails, kernel)
+    return nan_if_bad(counts, (x, weights), edges=(edges,), bandwidths=(bandwidth,))
 
 
 @partial(jax.jit, static_argnames=("fold_tails", "kernel"))
-def direct_kde_counts(x, edges, bandwidth, weights, fold_tails=False, kernel="gaussian") -> Counts:
+def direct_kde_counts(
+    x, edges, *, bandwidth, weights=None, fold_tails=False, kernel="gaussian"
+) -> Counts:
     """The sum over all events that :func:`kde_counts` takes for few of them; nothing is checked."""
 
     def memberships(x):
-        return kernel_memberships(x, edges, bandwidth, fold_tails, kernel)
+        return kernel_memberships(
+            x, edges, bandwidth=bandwidth, fold_tails=fold_tails, kernel=kernel
+        )
 
     return _sum_of_memberships(memberships, x, weights)
 
 
-def kernel_memberships(x, edges, bandwidth, fold_tails, kernel="gaussian"):
+def kernel_memberships(x, edges, *, bandwidth, fold_tails, kernel="gaussian"):
     """Area of each event's kernel in each bin, [event, bin]."""
     kernel, distances = KERNELS[kernel], edges - x[:, None]
     # Beyond 500 bandwidths every kernel is 0 to the last digit; in its derivative the ratio of
@@ -100,17 +115,18 @@ def kernel_memberships(x, edges, bandwidth, fold_tails, kernel="gaussian"):
     return jnp.diff(cumulative, axis=1)
 
 
-def kde_method(events: int, kernel: str = "gaussian") -> str:
+def kde_method(events: int, *, kernel: str = "gaussian") -> str:
     """How :func:`kde_counts` sums that many events: "direct sum" or "fast Gauss transform"."""
     many = named("kernel", kernel) == "gaussian" and events > BLOCK
     return "fast Gauss transform" if many else "direct sum"
 
 
 def softmax_counts(
-    x: Float[Numbers, "events"],
-    edges: Float[Numbers, "edges"],
+    x: Column,
+    edges: Column,
+    *,
     bandwidth: Float[Numbers, ""] | float,
-    weights: Float[Numbers, "events"] | None = None,
+    weights: Column | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """Soft binning by a softmax over the bins (arXiv:1806.06988).
@@ -119,9 +135,10 @@ def softmax_counts(
     edge between them, and the scores are divided by a temperature, here called ``bandwidth`` and
     in the unit of ``x``. Arguments, result and errors as for :func:`kde_counts`.
     """
+    x, edges, weights = checked_events(x, edges, weights)
     checks.positive("bandwidth", bandwidth)
-    edges = _checked_edges(x, edges, weights)
-    return _softmax_counts(x, edges, bandwidth, weights, fold_tails)
+    counts = _softmax_counts(x, edges, bandwidth, weights, fold_tails)
+    return nan_if_bad(counts, (x, weights), edges=(edges,), bandwidths=(bandwidth,))
 
 
 @partial(jax.jit, static_argnames="fold_tails")
@@ -147,10 +164,11 @@ def _softmax_counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
 
 
 def hard_counts(
-    x: Float[Numbers, "events"],
-    edges: Float[Numbers, "edges"],
+    x: Column,
+    edges: Column,
+    *,
     bandwidth: Float[Numbers, ""] | float | None = None,
-    weights: Float[Numbers, "events"] | None = None,
+    weights: Column | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """The ordinary histogram, with the bin convention of ``numpy.histogram``.
@@ -158,14 +176,14 @@ def hard_counts(
     Arguments, result and errors as for :func:`kde_counts`; ``bandwidth`` is not used. There is a
     gradient in ``weights`` only: the one in ``x`` and ``edges`` is zero almost everywhere.
     """
-    edges = _checked_edges(x, edges, weights)
-    x, weights = jnp.asarray(x), _or_ones(weights, x)
-    index, inside = bin_of(x, edges, fold_tails)
-    weights, zeros = jnp.where(inside, weights, 0.0), jnp.zeros(edges.shape[0] - 1)
-    return Counts(zeros.at[index].add(weights), zeros.at[index].add(weights**2))
+    x, edges, weights = checked_events(x, edges, weights)
+    index, inside = bin_of(x, edges, fold_tails=fold_tails)
+    w, zeros = jnp.where(inside, _or_ones(weights, x), 0.0), jnp.zeros(edges.shape[0] - 1)
+    counts = Counts(zeros.at[index].add(w), zeros.at[index].add(w**2))
+    return nan_if_bad(counts, (x, weights), edges=(edges,))
 
 
-def bin_of(x, edges, fold_tails):
+def bin_of(x, edges, *, fold_tails):
     """The bin of each event, and whether it counts there; outside, the nearest one."""
     bins = edges.shape[0] - 1
     index = jnp.searchsorted(edges, x, side="right") - 1
@@ -174,15 +192,53 @@ def bin_of(x, edges, fold_tails):
     return jnp.clip(index, 0, bins - 1), inside | fold_tails
 
 
-def _checked_edges(x, edges, weights):
-    if jnp.ndim(x) != 1:
-        raise ValueError(f"x must have one value per event, got shape {jnp.shape(x)}")
-    checks.finite("x", x)
-    checks.edges("edges", edges)
+def checked_events(x, edges, weights):
+    """Observable, edges and weights (or None) as arrays, or an error that says what is wrong.
+
+    NumPy arrays stay what they are: under ``jit`` a converted one counts as traced.
+    """
+    x = checked_observable("x", x)
     if weights is not None:
+        weights = checks.array("weights", weights)
         checks.same_shape("weights", weights, "x", x)
         checks.finite("weights", weights)
-    return jnp.asarray(edges, dtype=float)
+    return x, checked_edges("edges", edges), weights
+
+
+def checked_observable(name, x):
+    """One finite floating-point number per event."""
+    x = checks.array(name, x)
+    if jnp.ndim(x) != 1:
+        raise ValueError(f"{name} must have one value per event, got shape {jnp.shape(x)}")
+    checks.finite(name, x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+
+def checked_edges(name, edges):
+    """Finite, increasing edges in double precision."""
+    edges = checks.array(name, edges)
+    if not checks.is_traced(edges) and np.isinf(edges).any():
+        raise ValueError(
+            f"{name} must be finite, got {np.asarray(edges)}: put the outer edge anywhere beyond "
+            "its neighbour, and count what lies further out with fold_tails=True"
+        )
+    checks.edges(name, edges)
+    return edges.astype(float)
+
+
+def nan_if_bad(counts: Counts, events, *, edges=(), bandwidths=()) -> Counts:
+    """The counts, or NaN if there is something among the traced inputs that is an error elsewhere.
+
+    Args:
+        counts: of all bins.
+        events: arrays that must be finite, or None.
+        edges: arrays that must increase, too.
+        bandwidths: numbers that must be positive, too.
+    """
+    good = [checks.all_finite(a) for a in (*events, *edges, *bandwidths) if checks.is_traced(a)]
+    good += [checks.one_if(jnp.all(jnp.diff(e) > 0)) for e in edges if checks.is_traced(e)]
+    good += [checks.one_if(h > 0) for h in bandwidths if checks.is_traced(h)]
+    return Counts(*(part * math.prod(good) for part in counts)) if good else counts
 
 
 def _not_too_narrow(bandwidth):

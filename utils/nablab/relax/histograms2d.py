@@ -12,20 +12,30 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from nablab import checks
-from nablab.checks import Numbers
-from nablab.relax.histograms import Counts, bin_of, kernel_memberships, sum_in_blocks
+from nablab.checks import Column, Numbers
+from nablab.relax.histograms import (
+    Counts,
+    bin_of,
+    checked_edges,
+    checked_observable,
+    kernel_memberships,
+    nan_if_bad,
+    sum_in_blocks,
+)
 
 
 def kde_counts_2d(
-    x: Float[Numbers, "events"],
-    y: Float[Numbers, "events"],
-    x_edges: Float[Numbers, "x_edges"],
-    y_edges: Float[Numbers, "y_edges"],
+    x: Column,
+    y: Column,
+    x_edges: Column,
+    y_edges: Column,
+    *,
     bandwidths: Float[Numbers, "2"] | Sequence,
-    weights: Float[Numbers, "events"] | None = None,
+    weights: Column | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """Integrals over each cell of a density estimate with a product of two Gaussian kernels.
@@ -46,34 +56,39 @@ def kde_counts_2d(
 
     Raises:
         ValueError: an entry is not finite, edges do not increase, a bandwidth is not positive, or
-            ``y`` or ``weights`` has another shape than ``x``.
+            ``y`` or ``weights`` has another shape than ``x``. What is only known under ``jit``
+            makes all counts NaN, as for :func:`nablab.relax.histograms.kde_counts`.
     """
     if len(bandwidths) != 2:
         raise ValueError(f"bandwidths must be two, for x and for y; got {len(bandwidths)}")
     for i, bandwidth in enumerate(bandwidths):
         checks.positive(f"bandwidths[{i}]", bandwidth)
-    x, y, x_edges, y_edges, weights = _checked(x, y, x_edges, y_edges, weights)
-
-    return _counts(x, y, x_edges, y_edges, bandwidths, weights, fold_tails)
+    events, edges = _checked(x, y, weights), _checked_edges(x_edges, y_edges)
+    counts = _counts(*events, *edges, bandwidths, fold_tails)
+    return nan_if_bad(counts, events, edges=edges, bandwidths=bandwidths)
 
 
 @partial(jax.jit, static_argnames="fold_tails")
-def _counts(x, y, x_edges, y_edges, bandwidths, weights, fold_tails) -> Counts:
+def _counts(x, y, weights, x_edges, y_edges, bandwidths, fold_tails) -> Counts:
+    def memberships(x, edges, bandwidth):
+        return kernel_memberships(x, edges, bandwidth=bandwidth, fold_tails=fold_tails)
+
     def block_counts(x, y, weights):
-        p_x = weights[:, None] * kernel_memberships(x, x_edges, bandwidths[0], fold_tails)
-        p_y = kernel_memberships(y, y_edges, bandwidths[1], fold_tails)
+        p_x = weights[:, None] * memberships(x, x_edges, bandwidths[0])
+        p_y = memberships(y, y_edges, bandwidths[1])
         return Counts(p_x.T @ p_y, (p_x**2).T @ p_y**2)
 
     return sum_in_blocks(block_counts, x, y, weights)
 
 
 def hard_counts_2d(
-    x: Float[Numbers, "events"],
-    y: Float[Numbers, "events"],
-    x_edges: Float[Numbers, "x_edges"],
-    y_edges: Float[Numbers, "y_edges"],
+    x: Column,
+    y: Column,
+    x_edges: Column,
+    y_edges: Column,
+    *,
     bandwidths: Float[Numbers, "2"] | Sequence | None = None,
-    weights: Float[Numbers, "events"] | None = None,
+    weights: Column | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """The ordinary histogram, with the bin convention of ``numpy.histogram2d``.
@@ -81,21 +96,25 @@ def hard_counts_2d(
     Arguments, result and errors as for :func:`kde_counts_2d`; ``bandwidths`` is not used. There is
     a gradient in ``weights`` only.
     """
-    x, y, x_edges, y_edges, weights = _checked(x, y, x_edges, y_edges, weights)
-    row, inside_x = bin_of(x, x_edges, fold_tails)
-    column, inside_y = bin_of(y, y_edges, fold_tails)
-    weights = jnp.where(inside_x & inside_y, weights, 0.0)
+    events, edges = _checked(x, y, weights), _checked_edges(x_edges, y_edges)
+    (x, y, weights), (x_edges, y_edges) = events, edges
+    row, inside_x = bin_of(x, x_edges, fold_tails=fold_tails)
+    column, inside_y = bin_of(y, y_edges, fold_tails=fold_tails)
+    w = jnp.where(inside_x & inside_y, weights, 0.0)
     zeros = jnp.zeros((x_edges.shape[0] - 1, y_edges.shape[0] - 1))
-    return Counts(zeros.at[row, column].add(weights), zeros.at[row, column].add(weights**2))
+    counts = Counts(zeros.at[row, column].add(w), zeros.at[row, column].add(w**2))
+    return nan_if_bad(counts, events, edges=edges)
 
 
-def _checked(x, y, x_edges, y_edges, weights):
-    if jnp.ndim(x) != 1:
-        raise ValueError(f"x must have one value per event, got shape {jnp.shape(x)}")
-    weights = jnp.ones(jnp.shape(x)) if weights is None else weights
-    for name, array in (("x", x), ("y", y), ("weights", weights)):
+def _checked(x, y, weights):
+    x = checked_observable("x", x)
+    weights = np.ones(x.shape) if weights is None else checks.array("weights", weights)
+    y = checks.array("y", y)
+    for name, array in (("y", y), ("weights", weights)):
         checks.same_shape(name, array, "x", x)
         checks.finite(name, array)
-    checks.edges("x_edges", x_edges)
-    checks.edges("y_edges", y_edges)
-    return [jnp.asarray(array, dtype=float) for array in (x, y, x_edges, y_edges, weights)]
+    return tuple(array.astype(float) for array in (x, y, weights))
+
+
+def _checked_edges(x_edges, y_edges):
+    return checked_edges("x_edges", x_edges), checked_edges("y_edges", y_edges)

@@ -50,7 +50,7 @@ def _log_of(cdf):
 
     def log_cdf(u):
         p = cdf(u)
-        return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
+        return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1.0, p)))  # NaN stays NaN
 
     return log_cdf
 

@@ -21,9 +21,11 @@ from nablab.checks import Numbers
 #: finite: a gradient through padding is a finite number times 0, where 1/0 times 0 would be NaN.
 PADDING = 1.0
 
+_FLAT = "one number per event needs no padding; lists come from awkward.unflatten(values, counts)"
+
 
 def pad_objects(
-    jagged, max_objects: int | None = None
+    jagged, *, max_objects: int | None = None
 ) -> tuple[Float[Array, "events objects"], Bool[Array, "events objects"]]:
     """Values of the objects in a rectangular array, and the mask that is true for objects.
 
@@ -64,6 +66,21 @@ def _counts_and_values(jagged):
             raise ImportError("padding an awkward Array needs the package awkward") from error
         if awkward.fields(jagged):
             raise ValueError(f"jagged has fields, {awkward.fields(jagged)}: pad one at a time")
+        if len(jagged) == 0:
+            return np.zeros(0, dtype=int), np.zeros(0)
+        if jagged.ndim != 2:
+            raise ValueError(
+                f"jagged must hold one list of numbers per event, got {awkward.type(jagged)}: "
+                + (_FLAT if jagged.ndim < 2 else "reduce it to one number per object")
+            )
+        if awkward.any(awkward.is_none(jagged, axis=0)) or awkward.any(
+            awkward.is_none(jagged, axis=1), axis=None
+        ):
+            raise ValueError(
+                "jagged has missing entries (None): drop them with awkward.drop_none, or fill "
+                "them with awkward.fill_none, before padding"
+            )
+        jagged = awkward.drop_none(awkward.drop_none(jagged, axis=0), axis=1)
         counts = awkward.to_numpy(awkward.num(jagged, axis=1), allow_missing=False)
         values = awkward.to_numpy(awkward.flatten(jagged, axis=1), allow_missing=False)
         return np.asarray(counts, dtype=int), np.asarray(values, dtype=float)
@@ -74,7 +91,10 @@ def _counts_and_values(jagged):
         except (TypeError, ValueError) as error:
             raise ValueError(f"jagged[{i}] must be a list of numbers: {error}") from error
         if event.ndim != 1:
-            raise ValueError(f"jagged[{i}] must be a list of numbers, got shape {event.shape}")
+            hint = f": {_FLAT}" if event.ndim == 0 else ""
+            raise ValueError(
+                f"jagged[{i}] must be a list of numbers, got shape {event.shape}{hint}"
+            )
         events.append(event)
     counts = np.array([len(event) for event in events], dtype=int)
     return counts, np.concatenate([np.zeros(0), *events])
@@ -84,6 +104,7 @@ def soft_top_k(
     values: Float[Numbers, "*events objects"],
     mask: Bool[Numbers, "*events objects"],
     k: int,
+    *,
     temperature: Float[Numbers, ""] | float,
 ) -> Float[Array, "*events k objects"]:
     """Weight of each object in the places 1 to k, in descending order of the values (SoftSort).
@@ -109,22 +130,26 @@ def soft_top_k(
 
     Raises:
         ValueError: a value is not finite, the temperature is not positive, a shape differs, or
-            k is not between 1 and the number of objects that the arrays have room for.
+            k is not between 1 and the number of objects that the arrays have room for. Under
+            ``jit`` the weights of an event with such a value are NaN.
     """
     checks.positive("temperature", temperature)
     values, places, taken = _ordered(values, mask, k)
     leading = jnp.take_along_axis(values, places, axis=-1)
+    if checks.is_traced(temperature):
+        temperature *= checks.one_if(temperature > 0)
     distances = jnp.abs(leading[..., :, None] - values[..., None, :]) / temperature
     weights = jnp.where(mask[..., None, :], jnp.exp(-distances), 0.0)
     # The object in its own place contributes 1, so that the sum over the objects is safe.
     total = jnp.where(taken[..., None], weights.sum(axis=-1, keepdims=True), 1.0)
-    return jnp.where(taken[..., None], weights / total, 0.0)
+    return jnp.where(taken[..., None], weights / total, 0.0) * _known(values)
 
 
 def hard_top_k(
     values: Float[Numbers, "*events objects"],
     mask: Bool[Numbers, "*events objects"],
     k: int,
+    *,
     temperature: Float[Numbers, ""] | float | None = None,
 ) -> Float[Array, "*events k objects"]:
     """Weight 1 for the object in each of the places 1 to k, and 0 otherwise.
@@ -133,7 +158,13 @@ def hard_top_k(
     with equal values keep their order.
     """
     values, places, taken = _ordered(values, mask, k)
-    return jnp.where(taken[..., None], jax.nn.one_hot(places, values.shape[-1]), 0.0)
+    weights = jnp.where(taken[..., None], jax.nn.one_hot(places, values.shape[-1]), 0.0)
+    return jnp.where(jnp.isnan(_known(values)), jnp.nan, weights)
+
+
+def _known(values):
+    """1, or NaN for an event with a value that cannot be ordered: [event, place, object]."""
+    return checks.one_if(jnp.isfinite(values).all(axis=-1))[..., None, None]
 
 
 def _ordered(values, mask, k):

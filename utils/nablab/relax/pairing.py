@@ -70,6 +70,7 @@ def soft_pairing(
     eta: Float[Numbers, "*events 4"],
     phi: Float[Numbers, "*events 4"],
     mass: Float[Numbers, "*events 4"],
+    *,
     temperature: Float[Numbers, ""] | float,
     expected_masses: Float[Numbers, "2"] | tuple[float, float] = (125.0, 120.0),
 ) -> Pairing:
@@ -97,8 +98,11 @@ def soft_pairing(
 
     Raises:
         ValueError: as for :func:`pair_masses`, or a temperature or expected mass not positive.
+            Under ``jit`` weights and masses are NaN then.
     """
     checks.positive("temperature", temperature)
+    if checks.is_traced(temperature):
+        temperature *= checks.one_if(temperature > 0)
 
     def choose(distances):
         # The best one is subtracted before the division: after it, compiled code may round the
@@ -119,6 +123,7 @@ def hard_pairing(
     eta: Float[Numbers, "*events 4"],
     phi: Float[Numbers, "*events 4"],
     mass: Float[Numbers, "*events 4"],
+    *,
     temperature: Float[Numbers, ""] | float | None = None,
     expected_masses: Float[Numbers, "2"] | tuple[float, float] = (125.0, 120.0),
 ) -> Pairing:
@@ -148,6 +153,7 @@ def _pairing(jets, expected_masses, leads, choose) -> Pairing:
 
     distances = in_either_order(lambda lead, sub: jnp.abs(lead - ratio * sub))
     weights = choose(distances / jnp.sqrt(1 + ratio**2))
+    weights = jnp.where(jnp.isfinite(distances), weights, jnp.nan)  # an index has no NaN
     lead = (weights * in_either_order(lambda lead, sub: lead)).sum(axis=-1)
     sub = (weights * in_either_order(lambda lead, sub: sub)).sum(axis=-1)
     return Pairing(weights, jnp.stack([lead, sub], axis=-1))

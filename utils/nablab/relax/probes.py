@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nablab import checks
-from nablab.checks import Numbers
+from nablab.checks import Column, Numbers
 from nablab.relax.cuts import PROFILES, spread
+from nablab.relax.histograms import checked_observable
 from nablab.relax.kernels import KERNELS, named
 
 #: Events looked at by the rules: enough to know the shape of the distribution.
@@ -44,9 +45,10 @@ class Probe(NamedTuple):
 
 def probe(
     relaxation: Callable,
-    x: Float[Numbers, "events"],
+    x: Column,
     reference: Float[Numbers, "bins"],
-    weights: Float[Numbers, "events"] | None = None,
+    *,
+    weights: Column | None = None,
     velocity: Float[Numbers, "events"] | float = 1.0,
 ) -> Probe:
     """Compare the gradient of a relaxation, event by event, with the flow over the boundaries.
@@ -56,7 +58,7 @@ def probe(
 
     Args:
         relaxation: soft counts as a function of ``x`` and ``weights``, such as
-            ``lambda x, weights: kde_counts(x, edges, bandwidth, weights).values``. It must be a
+            ``lambda x, w: kde_counts(x, edges, bandwidth=0.1, weights=w).values``. It must be a
             sum over the events; it is called with one event at a time, in blocks.
         x: the observable, one value per event.
         reference: derivative of the expected hard counts, from ``boundary_gradient`` where the
@@ -67,7 +69,6 @@ def probe(
     Raises:
         ValueError: an entry is not finite, or ``weights`` has another shape than ``x``.
     """
-    checks.finite("x", x)
     checks.finite("reference", reference)
     x, weights, velocity = _events(x, weights, velocity)
 
@@ -116,9 +117,10 @@ class Choice(NamedTuple):
 
 
 def choose_bandwidth(
-    x: Float[Numbers, "events"],
-    edges: Float[Numbers, "edges"],
-    weights: Float[Numbers, "events"] | None = None,
+    x: Column,
+    edges: Column,
+    *,
+    weights: Column | None = None,
     velocity: Float[Numbers, "events"] | float = 1.0,
     kernel: str = "gaussian",
 ) -> Choice:
@@ -146,15 +148,17 @@ def choose_bandwidth(
         ValueError: an entry is not finite, the edges do not increase, all events are equal, or
             none lies near the edges.
     """
+    edges = checks.array("edges", edges)
     checks.edges("edges", edges)
     return _choose(x, edges, weights, velocity, named("kernel", kernel), binned=True)
 
 
 def choose_slope(
-    x: Float[Numbers, "events"],
+    x: Column,
     low: float,
     high: float,
-    weights: Float[Numbers, "events"] | None = None,
+    *,
+    weights: Column | None = None,
     profile: str = "sigmoid",
 ) -> Choice:
     """The slope of ``soft_cut`` with the smallest estimated error of d(count)/d(threshold).
@@ -250,10 +254,10 @@ def _or_zero(numerator, denominator):
 
 
 def _events(x, weights, velocity):
-    checks.finite("x", x)
+    x = jnp.asarray(checked_observable("x", x), dtype=float)
     checks.finite("velocity", velocity)
-    x = jnp.asarray(x, dtype=float)
-    weights = jnp.ones(x.shape) if weights is None else jnp.asarray(weights, dtype=float)
+    weights = jnp.ones(x.shape) if weights is None else checks.array("weights", weights)
+    weights = jnp.asarray(weights, dtype=float)
     checks.same_shape("weights", weights, "x", x)
     checks.finite("weights", weights)
     return x, weights, jnp.broadcast_to(jnp.asarray(velocity, dtype=float), x.shape)

@@ -28,8 +28,8 @@ import numpy as np
 from jaxtyping import Float
 
 from nablab import checks
-from nablab.checks import Numbers
-from nablab.relax.histograms import Counts, _checked_edges
+from nablab.checks import Column, Numbers
+from nablab.relax.histograms import Counts, checked_events, nan_if_bad
 
 #: Intervals between knots for each bin; so many more as if there were EXTRA_BINS more bins.
 KNOTS_PER_BIN = 10
@@ -42,10 +42,11 @@ CHUNK = 4096  # events at a time: small enough for the processor's cache
 
 
 def spline_counts(
-    x: Float[Numbers, "events"],
-    edges: Float[Numbers, "edges"],
+    x: Column,
+    edges: Column,
+    *,
     bandwidth: Float[Numbers, ""] | float,
-    weights: Float[Numbers, "events"] | None = None,
+    weights: Column | None = None,
     fold_tails: bool = False,
 ) -> Counts:
     """Integrals over each bin of a penalised B-spline density estimate.
@@ -63,7 +64,8 @@ def spline_counts(
     but not its variance, the sum of (w p)^2.
 
     Args:
-        x: the observable, one value per event.
+        x: the observable, one value per event, kept as for
+            :func:`nablab.relax.histograms.kde_counts`.
         edges: increasing bin edges, one more than bins, in the unit of ``x``.
         bandwidth: fourth root of the penalty, in the unit of ``x``: the width of the kernel.
         weights: event weights; 1 where absent.
@@ -75,13 +77,13 @@ def spline_counts(
 
     Raises:
         ValueError: an entry is not finite, the edges do not increase, or the bandwidth is not
-            positive.
+            positive. Under ``jit``, ``grad`` and ``vmap`` all counts are NaN then.
     """
+    x, edges, weights = checked_events(x, edges, weights)
     checks.positive("bandwidth", bandwidth)
-    edges = _checked_edges(x, edges, weights)
-    weights = None if weights is None else jnp.asarray(weights)
     bandwidth = jnp.asarray(bandwidth, dtype=float)
-    return _counts(jnp.asarray(x), edges, bandwidth, weights, fold_tails)
+    counts = _counts(x, edges, bandwidth, weights, fold_tails)
+    return nan_if_bad(counts, (x, weights), edges=(edges,), bandwidths=(bandwidth,))
 
 
 @partial(jax.jit, static_argnames="fold_tails")

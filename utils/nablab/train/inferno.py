@@ -78,6 +78,7 @@ def cross_entropy(apply: Callable) -> Callable[[PyTree, PyTree], Array]:
 def uncertainties(
     bin_of: Callable[[Float[Array, "events 3"]], Int[Array, "events"]],
     events: dict[str, Float[Numbers, "events 3"]],
+    *,
     bins: int = BINS,
 ) -> Float[np.ndarray, "5"]:
     """Uncertainty of the signal yield in all benchmarks, with hard bins, as in the paper's table.
@@ -89,10 +90,20 @@ def uncertainties(
         bin_of: the bin of each event.
         events: ``signal`` and nominal ``background`` events that the training has not seen.
         bins: how many there are.
+
+    Raises:
+        ValueError: an event is in none of the bins, as where its observable is NaN.
     """
 
     def fractions(x):
-        return jnp.bincount(bin_of(x), length=bins) / len(x)
+        index = np.asarray(bin_of(x))
+        outside = (index < 0) | (index >= bins)
+        if outside.any():
+            i = int(np.argmax(outside))
+            raise ValueError(
+                f"bin_of puts event {i} into bin {index[i]} of {bins}: is its observable NaN?"
+            )
+        return jnp.bincount(index, length=bins) / len(x)
 
     signal, background = fractions(events["signal"]), fractions(events["background"])
     filled = (signal > 0) & (background > 0)
@@ -113,14 +124,24 @@ def uncertainties(
 def _variance(signal, background, slopes, widths):
     counts = SIGNAL * signal + BACKGROUND * background
     rows = jnp.stack([slopes["signal"], *(slopes[name] for name in widths)])
-    return poi_variance(counts, rows, np.array([np.inf, *widths.values()]))
+    return poi_variance(counts, rows, widths=np.array([np.inf, *widths.values()]))
 
 
 def hard_bins(apply: Callable, params: PyTree) -> Callable:
-    """The bin of an event after an INFERNO training: its largest output."""
-    return lambda x: jnp.argmax(apply(params, x), axis=1)
+    """The bin of an event after an INFERNO training: its largest output, -1 if one is NaN."""
+
+    def bin_of(x):
+        outputs = apply(params, x)
+        return jnp.where(jnp.isnan(outputs).any(axis=1), -1, jnp.argmax(outputs, axis=1))
+
+    return bin_of
 
 
 def probability_bins(probability: Callable, bins: int = BINS) -> Callable:
-    """The bin of an event in equal bins of a signal probability."""
-    return lambda x: jnp.clip((probability(x) * bins).astype(int), 0, bins - 1)
+    """The bin of an event in equal bins of a signal probability, -1 where that is NaN."""
+
+    def bin_of(x):
+        p = probability(x)
+        return jnp.where(jnp.isnan(p), -1, jnp.clip((p * bins).astype(int), 0, bins - 1))
+
+    return bin_of

@@ -23,6 +23,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 def cross_entropy(
     logits: Float[Numbers, "events"],
     labels: Float[Numbers, "events"],
+    *,
     weights: Float[Numbers, "events"] | None = None,
 ) -> Float[Array, ""]:
     """Weighted mean binary cross-entropy.
@@ -47,6 +48,7 @@ def cross_entropy(
 def asimov_significance(
     signal: Float[Numbers, "*bins"] | float,
     background: Float[Numbers, "*bins"] | float,
+    *,
     background_sigma: Float[Numbers, "*bins"] | float = 0.0,
 ) -> Float[Array, "*bins"]:
     """Median discovery significance of a counting experiment, in standard deviations.
@@ -62,11 +64,11 @@ def asimov_significance(
         G. Cowan's note of 2012 (eq. 20; arXiv:1806.00322, eq. 3). Combine bins in quadrature.
 
     Raises:
-        ValueError: an entry is negative or not finite.
+        ValueError: an entry is negative or not finite. Under ``jit``, ``grad`` and ``vmap``, where
+            the values are not known, the significance of such a bin is NaN, and so is its
+            gradient: negative weights in a bin ask for wider bins, not for a number.
     """
-    checks.positive("signal", signal, allow_zero=True)
-    checks.positive("background", background, allow_zero=True)
-    checks.positive("background_sigma", background_sigma, allow_zero=True)
+    known = checks.expected(signal=signal, background=background, background_sigma=background_sigma)
     s, b = jnp.asarray(signal, dtype=float), jnp.maximum(background, SMALLEST_BACKGROUND)
     variance = jnp.asarray(background_sigma, dtype=float) ** 2
 
@@ -89,7 +91,7 @@ def asimov_significance(
     safe = jnp.where(u > 1e-8, u, 1.0)
     log_over_u = jnp.where(u > 1e-8, jnp.log1p(safe) / safe, 1.0 - u / 2)
     closed = (many + b) * jnp.log1p(slope(many) * many) - b * many / (b + variance) * log_over_u
-    return jnp.where(few, from_integral, jnp.sqrt(2.0 * closed))
+    return jnp.where(few, from_integral, jnp.sqrt(2.0 * closed)) * known
 
 
 def s_over_sqrt_b(
@@ -100,11 +102,11 @@ def s_over_sqrt_b(
     Fewer than 1e-9 background events count as 1e-9, as in :func:`asimov_significance`.
 
     Raises:
-        ValueError: an entry is negative or not finite.
+        ValueError: an entry is negative or not finite; NaN under ``jit``, as there.
     """
-    checks.positive("signal", signal, allow_zero=True)
-    checks.positive("background", background, allow_zero=True)
-    return jnp.asarray(signal, dtype=float) / jnp.sqrt(jnp.maximum(background, SMALLEST_BACKGROUND))
+    known = checks.expected(signal=signal, background=background)
+    root = jnp.sqrt(jnp.maximum(background, SMALLEST_BACKGROUND))
+    return jnp.asarray(signal, dtype=float) / root * known
 
 
 def balanced_cross_entropy(
@@ -129,6 +131,7 @@ def balanced_cross_entropy(
 def poi_variance(
     counts: Float[Array, "bins"],
     slopes: Float[Array, "parameters bins"],
+    *,
     widths: Float[Numbers, "parameters"] | None = None,
 ) -> Float[Array, ""]:
     """INFERNO: variance of the first parameter, all others profiled (arXiv:1806.04743).
@@ -143,34 +146,38 @@ def poi_variance(
     Returns:
         The element of the inverse Fisher information, in units of the parameter squared; infinite
         where the bins do not determine all parameters.
+
+    Raises:
+        ValueError: a count is negative or not finite; NaN under ``jit``.
     """
+    known = checks.expected(counts=counts)
     filled = counts > 0
     weights = jnp.where(filled, 1.0 / jnp.where(filled, counts, 1.0), 0.0)
-    information = (slopes * weights) @ slopes.T
+    information = (slopes * weights * known) @ slopes.T
     if widths is not None:
         information += jnp.diag(1.0 / jnp.asarray(widths) ** 2)
     return matrices.inverse(information)[0, 0]
 
 
 def log_cls(
-    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, *, hold: str | None = None
 ) -> Float[Array, ""]:
     """Logarithm of the median expected CLs of signal strength ``mu``: small is a strong limit.
 
     ``hold`` says where the gradient stops in the Asimov data, see ``hypotests.asimov_data``.
     """
-    return jnp.log(hypotests.expected_cls(model, mu, hold).median)
+    return jnp.log(hypotests.expected_cls(model, mu, hold=hold).median)
 
 
 def log_p0(
-    model: Model, mu: Float[Numbers, ""] | float = 1.0, hold: str | None = None
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, *, hold: str | None = None
 ) -> Float[Array, ""]:
     """Logarithm of the median discovery p-value expected for signal strength ``mu``."""
-    return jnp.log(hypotests.expected_p0(model, mu, hold).median)
+    return jnp.log(hypotests.expected_p0(model, mu, hold=hold).median)
 
 
 def log_cls_and_p0(
-    model: Model, mu: Float[Numbers, ""] | float = 1.0, weight: Float[Numbers, ""] | float = 0.5
+    model: Model, mu: Float[Numbers, ""] | float = 1.0, *, weight: Float[Numbers, ""] | float = 0.5
 ) -> Float[Array, ""]:
     """A limit and a discovery at once: ``weight`` log p0 + (1 - ``weight``) log CLs."""
     return weight * log_p0(model, mu) + (1 - weight) * log_cls(model, mu)
@@ -211,12 +218,17 @@ def dependence(
     Args:
         counts: expected events of each bin, all above 0.
         slopes: derivative of the counts in each nuisance parameter, in units of its uncertainty.
+
+    Raises:
+        ValueError: a count is not positive or not finite; under ``jit`` the penalty is NaN for a
+            negative one.
     """
-    return jnp.mean((slopes / counts) ** 2)
+    checks.positive("counts", counts)
+    return jnp.mean((slopes / counts) ** 2) * checks.one_if(jnp.all(counts >= 0))
 
 
 def reversed_gradient(
-    x: Float[Array, "*shape"], strength: Float[Numbers, ""] | float = 1.0
+    x: Float[Array, "*shape"], *, strength: Float[Numbers, ""] | float = 1.0
 ) -> Float[Array, "*shape"]:
     """``x``, with its derivative multiplied by ``-strength``: what an adversary feeds on.
 

@@ -64,6 +64,7 @@ def report(
     params: PyTree,
     held_out: dict[str, PyTree],
     key: PRNGKeyArray,
+    *,
     bootstraps: int = 200,
     model: Callable[[PyTree, PyTree], Model] | None = None,
     trained_on: dict[str, PyTree] | None = None,

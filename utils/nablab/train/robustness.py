@@ -96,6 +96,7 @@ def robustness(
     model: Model,
     number: Number,
     mu: float | int = 0.0,
+    *,
     shifts: Sequence[float | int] = (-2, -1, 0, 1, 2),
 ) -> Robustness:
     """What a number becomes if the truth is not where the auxiliary measurements are.
@@ -213,7 +214,7 @@ class Constraints(Shown):
 
 
 def constraints(
-    model: Model, mu: float | int = 1.0, flag_below: float = OVER_CONSTRAINED
+    model: Model, mu: float | int = 1.0, *, flag_below: float = OVER_CONSTRAINED
 ) -> Constraints:
     """Post-fit over pre-fit standard deviation of each constrained nuisance parameter.
 

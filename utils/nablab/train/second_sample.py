@@ -131,6 +131,7 @@ def second_sample(
     second: dict[str, PyTree],
     key: PRNGKeyArray,
     mu: float | int = 0.0,
+    *,
     bootstraps: int = 200,
 ) -> SecondSample:
     """Compare a number between two independent simulated samples.
