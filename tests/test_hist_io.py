@@ -16,7 +16,7 @@ EVENTS = np.random.default_rng(0).normal(size=BLOCK + 50)
 
 
 def shifted_counts(parameters, x):
-    return kde_counts(parameters["mean"] + parameters["width"] * x, EDGES, 0.3)
+    return kde_counts(parameters["mean"] + parameters["width"] * x, EDGES, bandwidth=0.3)
 
 
 PARAMETERS = {"mean": 0.1, "width": 1.2}
@@ -50,7 +50,7 @@ def test_there_and_back_in_one_dimension():
 
 def test_there_and_back_in_two_dimensions():
     x, y = np.random.default_rng(1).normal(size=(2, 30))
-    counts = kde_counts_2d(x, y, EDGES, EDGES[:4], [0.3, 0.4])
+    counts = kde_counts_2d(x, y, EDGES, EDGES[:4], bandwidths=[0.3, 0.4])
     histogram = to_hist(counts, (EDGES, EDGES[:4]), name=("a", "b"))
     assert [axis.name for axis in histogram.axes] == ["a", "b"]
     again, (x_edges, y_edges) = from_hist(histogram)
@@ -60,7 +60,10 @@ def test_there_and_back_in_two_dimensions():
     np.testing.assert_array_equal(y_edges, EDGES[:4])
     over_y = from_hist(histogram[:, sum])[0]
     np.testing.assert_allclose(over_y.values, counts.values.sum(axis=1), rtol=1e-14)
-    assert [axis.name for axis in to_hist(counts, (EDGES, EDGES[:4]), "p").axes] == ["p_x", "p_y"]
+    assert [axis.name for axis in to_hist(counts, (EDGES, EDGES[:4]), name="p").axes] == [
+        "p_x",
+        "p_y",
+    ]
 
 
 class UprootLike:
@@ -132,7 +135,7 @@ def test_gradient_variance_is_that_of_many_samples():
     """Poisson-distributed numbers of events: the variance of a sum is the sum of squares."""
 
     def gradient_of(x):
-        return gradient_counts(lambda m, x: kde_counts(m + x, EDGES, 0.3), 0.0, x)
+        return gradient_counts(lambda m, x: kde_counts(m + x, EDGES, bandwidth=0.3), 0.0, x)
 
     samples = jax.random.normal(jax.random.key(1), (2000, 40))
     fixed_number = jax.jit(jax.vmap(gradient_of))(samples)
@@ -171,7 +174,7 @@ def test_array_of_parameters_and_two_dimensions():
 
     def counts(shift, events):
         x, y = events
-        return kde_counts_2d(x + shift[0], y + shift[1], EDGES, EDGES[:4], [0.3, 0.4])
+        return kde_counts_2d(x + shift[0], y + shift[1], EDGES, EDGES[:4], bandwidths=[0.3, 0.4])
 
     shift = jnp.array([0.1, -0.2])
     gradient = jax.jit(gradient_counts, static_argnums=0)(counts, shift, (x, y))
@@ -201,3 +204,44 @@ def test_bad_input_is_named():
         from_hist(unweighted)
     with pytest.raises(ValueError, match=r"values\[1\] is nan"):
         from_hist(UprootLike([0.0, np.nan, 0.0, 0.0], [0.0, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("storage", [hist.storage.Mean(), hist.storage.WeightedMean()])
+def test_means_are_not_counts(storage):
+    profile = hist.Hist(hist.axis.Regular(2, 0, 2), storage=storage)
+    profile.fill([0.5, 0.5, 1.5, 1.5], sample=[2.0, 3.0, 4.0, 5.0])
+    name = type(storage).__name__
+    with pytest.raises(ValueError, match=rf"^histogram has {name} storage, .*means.*Weight"):
+        from_hist(profile)
+
+
+def test_a_tuple_is_not_a_histogram():
+    filled = hist.Hist(hist.axis.Regular(2, 0, 2)).fill([0.5])
+    with pytest.raises(ValueError, match=r"^histogram is a tuple, such as to_numpy\(\)"):
+        from_hist(filled.to_numpy())
+
+
+def test_categories_keep_their_names():
+    axes = hist.axis.StrCategory(["SR", "CR"], name="region"), hist.axis.Regular(2, 0, 2)
+    filled = hist.Hist(*axes, storage=hist.storage.Weight())
+    filled.fill(["SR", "CR", "SR"], [0.5, 1.5, 7.0])
+    counts, (names, edges) = from_hist(filled, fold_tails=True)
+    assert names == ("SR", "CR")
+    np.testing.assert_array_equal(counts.values, [[1, 1], [0, 1]])
+    again = to_hist(counts, (names, edges), name=("region", "x"))
+    assert again["CR", :].values().tolist() == [0, 1] and again.axes[0].name == "region"
+    assert from_hist(again)[1][0] == names
+    alone, names = from_hist(filled[:, sum])
+    assert names == ("SR", "CR") and to_hist(alone, names)["SR"].value == 2
+    with pytest.raises(ValueError, match="edges must be different names"):
+        to_hist(alone, ("SR", "SR"))
+
+
+def test_what_is_in_no_bin_is_not_folded_into_the_last_one():
+    named = hist.Hist(hist.axis.StrCategory(["SR", "CR"]), storage=hist.storage.Weight())
+    circle = hist.Hist(hist.axis.Regular(2, 0, 2, circular=True), storage=hist.storage.Weight())
+    for filled, values in ((named, ["SR", "other"]), (circle, [0.5, np.nan])):
+        with pytest.raises(
+            ValueError, match=r"in underflow or overflow of axis 0.*none of its bins"
+        ):
+            from_hist(filled.fill(values), fold_tails=True)

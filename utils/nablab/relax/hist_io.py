@@ -15,15 +15,18 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from nablab import checks
-from nablab.checks import Numbers
+from nablab.checks import Column
 from nablab.relax.histograms import Counts
 
+#: Bin edges of an axis, or the names of its categories.
+Edges = Float[Array, "_"] | tuple[str, ...]
 BLOCK = 256  # events at a time in gradient_counts, where each has its own bins x parameters
 
 
 def to_hist(
     counts: Counts,
-    edges: Float[Numbers, "edges"] | Sequence[Float[Numbers, "_"]],
+    edges: Column,
+    *,
     name: str | Sequence[str] = "",
     label: str = "",
 ) -> hist.Hist:
@@ -31,7 +34,8 @@ def to_hist(
 
     Args:
         counts: values and variances, one per bin; in two dimensions of shape (x bins, y bins).
-        edges: the bin edges; in two dimensions a pair, those along x and those along y.
+        edges: the bin edges, or the names of categories; in two dimensions a pair, those along x
+            and those along y.
         name: name of the observable, which labels the axis; in two dimensions a pair.
         label: what was counted.
 
@@ -48,40 +52,45 @@ def to_hist(
         names = [name and f"{name}_{axis}" for axis in "xy"]
     if len(names) != len(edges):
         raise ValueError(f"name must be one for each of the {len(edges)} axes, got {names}")
-    for i, axis_edges in enumerate(edges):
-        checks.edges(f"edges[{i}]" if len(edges) > 1 else "edges", axis_edges)
-    bins = tuple(len(axis_edges) - 1 for axis_edges in edges)
+    axes = [
+        _axis(f"edges[{i}]" if len(edges) > 1 else "edges", axis_edges, axis_name)
+        for i, (axis_edges, axis_name) in enumerate(zip(edges, names, strict=True))
+    ]
+    bins = tuple(len(axis) for axis in axes)
     for part, array in counts._asdict().items():
         if jnp.shape(array) != bins:
             raise ValueError(
                 f"counts.{part} must have the shape {bins} of the bins, got {jnp.shape(array)}"
             )
-    axes = [
-        hist.axis.Variable(np.asarray(axis_edges), name=axis_name, label=axis_name, flow=False)
-        for axis_edges, axis_name in zip(edges, names, strict=True)
-    ]
     histogram = hist.Hist(*axes, storage=hist.storage.Weight(), label=label or None)
     histogram.view().value = np.asarray(counts.values)
     histogram.view().variance = np.asarray(counts.variances)
     return histogram
 
 
-def from_hist(
-    histogram, fold_tails: bool = False
-) -> tuple[Counts, Float[Array, "edges"] | tuple[Float[Array, "_"], ...]]:
+def from_hist(histogram, *, fold_tails: bool = False) -> tuple[Counts, Edges | tuple[Edges, ...]]:
     """Values and variances of a histogram that speaks UHI, and its edges (one array per axis).
 
     Args:
         histogram: anything with ``axes``, ``values()`` and ``variances()``.
         fold_tails: add underflow and overflow to the outermost bins. Otherwise they must be
-            empty, lest events get lost unseen.
+            empty, lest events get lost unseen. What is in no category is never added to one. Mind
+            that ``hist`` counts an entry that is NaN as overflow.
+
+    Returns:
+        The counts, and the edges; of an axis of categories their names, as a tuple.
 
     Raises:
-        ValueError: there are no variances, an entry is not finite, or there is something in
-            underflow or overflow.
+        ValueError: it does not count (a profile holds means), there are no variances, an entry is
+            not finite, or there is something in underflow or overflow.
     """
-    edges = [axis.edges() if callable(axis.edges) else axis.edges for axis in histogram.axes]
-    edges = [np.asarray(axis_edges, dtype=float) for axis_edges in edges]
+    if isinstance(histogram, tuple):
+        raise ValueError(
+            "histogram is a tuple, such as to_numpy() returns, which has no variances: pass the "
+            "histogram itself"
+        )
+    edges = tuple(_edges_or_names(axis) for axis in histogram.axes)
+    _check_that_it_counts(histogram, edges)
     parts = []
     for name, part in (("values", histogram.values), ("variances", histogram.variances)):
         inside = part()
@@ -89,16 +98,9 @@ def from_hist(
             raise ValueError("histogram has no variances: fill it with Weight storage")
         everything = np.asarray(part(flow=True), dtype=float)
         checks.finite(name, everything)
-        if fold_tails:
-            for i, axis in enumerate(histogram.axes):
-                everything = _folded(everything, i, np.shape(inside)[i], axis)
-        elif np.count_nonzero(everything) > np.count_nonzero(inside):
-            raise ValueError(
-                f"histogram has {name} in underflow or overflow, which would be lost: "
-                "fold_tails=True adds them to the outermost bins"
-            )
-        parts.append(jnp.asarray(everything if fold_tails else inside, dtype=float))
-    edges = tuple(jnp.asarray(axis_edges) for axis_edges in edges)
+        for i, axis in enumerate(histogram.axes):
+            everything = _without_flow(everything, i, np.shape(inside)[i], axis, fold_tails, name)
+        parts.append(jnp.asarray(everything))
     return Counts(*parts), edges[0] if len(edges) == 1 else edges
 
 
@@ -153,19 +155,69 @@ def gradient_counts(
 
 
 def _per_axis(edges) -> list:
-    """A list of the edges along each axis; edges of one axis are a list of numbers."""
-    return [edges] if np.ndim(edges[0]) == 0 else list(edges)
+    """A list of the edges along each axis; edges of one axis are a list of numbers or names."""
+    one = isinstance(edges[0], str) or np.ndim(edges[0]) == 0
+    return [edges] if one else list(edges)
 
 
-def _folded(array, axis_number, bins, axis):
-    """Add underflow and overflow along one axis to the outermost bins."""
+def _axis(argument, edges, name):
+    """An axis with these edges, or with categories of these names."""
+    if all(isinstance(edge, str) for edge in edges):
+        if len(set(edges)) < len(edges):
+            raise ValueError(f"{argument} must be different names, got {edges}")
+        return hist.axis.StrCategory(edges, name=name, label=name, flow=False)
+    edges = checks.array(argument, edges)
+    checks.edges(argument, edges)
+    return hist.axis.Variable(np.asarray(edges), name=name, label=name, flow=False)
+
+
+def _edges_or_names(axis):
+    if _is_category(axis):
+        return tuple(str(name) for name in axis)
+    edges = axis.edges() if callable(axis.edges) else axis.edges
+    return jnp.asarray(edges, dtype=float)
+
+
+def _is_category(axis):
+    """Whether its bins have names and no order."""
+    ordered = getattr(getattr(axis, "traits", None), "ordered", True)
+    named = hasattr(axis, "__len__") and all(isinstance(one, str) for one in axis)
+    return not ordered or named
+
+
+def _check_that_it_counts(histogram, edges):
+    kind = str(getattr(histogram, "kind", "COUNT")).rpartition(".")[2]
+    bins = tuple(len(one) - (not isinstance(one, tuple)) for one in edges)
+    if kind != "COUNT" or np.shape(histogram.values()) != bins:
+        storage = getattr(getattr(histogram, "storage_type", None), "__name__", kind)
+        raise ValueError(
+            f"histogram has {storage} storage, whose values are not the counts of its bins"
+            f"{' but means, as in a profile' if kind == 'MEAN' else ''}: fill one with Weight "
+            "storage"
+        )
+
+
+def _without_flow(array, axis_number, bins, axis, fold_tails, name):
+    """The bins of one axis, with underflow and overflow in the outermost ones or refused."""
     array = np.moveaxis(array, axis_number, 0)
     extra = len(array) - bins
     underflow = extra == 2 or (extra == 1 and axis.traits.underflow)
     overflow = extra - underflow
-    folded = array[underflow : underflow + bins].copy()
+    inside = array[underflow : underflow + bins].copy()
+    nowhere = _is_category(axis) or getattr(getattr(axis, "traits", None), "circular", False)
+    outside = np.concatenate([array[:underflow], array[underflow + bins :]])
+    if np.any(outside) and (nowhere or not fold_tails):
+        raise ValueError(
+            f"histogram has {name} in underflow or overflow of axis {axis_number}, which would be "
+            "lost: "
+            + (
+                "they are in none of its bins; fill it without them"
+                if nowhere
+                else "fold_tails=True adds them to the outermost bins"
+            )
+        )
     if underflow:
-        folded[0] += array[0]
+        inside[0] += array[0]
     if overflow:
-        folded[-1] += array[-1]
-    return np.moveaxis(folded, 0, axis_number)
+        inside[-1] += array[-1]
+    return np.moveaxis(inside, 0, axis_number)
