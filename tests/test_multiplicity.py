@@ -193,9 +193,9 @@ def test_soft_count_and_its_weight():
     pt, slope, threshold = np.array([[50.0, 30.0], [37.0, 1.0]]), 0.2, 38.0
     mask = np.array([[True, True], [True, False]])
     expected = np.where(mask, expit(slope * (pt - threshold)), 0.0).sum(axis=1)
-    count = soft_count(soft_cut(pt, threshold, slope), mask)
+    count = soft_count(soft_cut(pt, threshold, slope=slope), mask)
     np.testing.assert_allclose(count, expected, rtol=1e-13)
-    steep = soft_count(soft_cut(pt, threshold, 1e6), mask)
+    steep = soft_count(soft_cut(pt, threshold, slope=1e6), mask)
     np.testing.assert_allclose(steep, [1.0, 0.0], atol=1e-12)
     weight = gaussian_log_weight(count, 2.0, 0.5)
     np.testing.assert_allclose(weight, -2 * (expected - 2) ** 2, rtol=1e-13)
@@ -237,3 +237,21 @@ def test_bad_memberships_are_named():
         at_least(np.ones(3), -1)
     with pytest.raises(ValueError, match="n is -2"):
         log_at_least(np.zeros(3), -2)
+
+
+def test_the_product_of_two_multiplicities_is_not_the_joint_one():
+    """The numbers and the formula of the docstring, against all the ways that four jets can go."""
+    passing, tagged, mask = np.full(4, 0.6), np.full(4, 0.3), np.ones(4, dtype=bool)
+    exact = 0.0
+    for jets in itertools.product([(0, 0, 0.4), (1, 0, 0.6 * 0.7), (1, 1, 0.6 * 0.3)], repeat=4):
+        passed, b, probabilities = map(np.array, zip(*jets, strict=True))
+        exact += probabilities.prod() * (passed.sum() >= 3 and b.sum() >= 1)
+    q = passing * tagged
+    no_tag = jnp.where(mask, 1 - q, 1).prod(-1)
+    joint = at_least(multiplicity(passing, mask), 3) - no_tag * at_least(
+        multiplicity((passing - q) / (1 - q), mask), 3
+    )
+    assert float(joint) == pytest.approx(exact, rel=1e-13)
+    product = at_least(multiplicity(passing, mask), 3) * at_least(multiplicity(q, mask), 1)
+    for number, value in (("0.326", joint), ("0.260", product)):
+        assert f"{float(value):.3f}" == number and number in multiplicity.__doc__

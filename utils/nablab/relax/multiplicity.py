@@ -71,6 +71,17 @@ def multiplicity(
     doi:10.1016/j.csda.2018.01.007). No term is negative, so the relative error stays at rounding
     level.
 
+    **The product of two such probabilities is not the joint one.** A b-jet is a jet: of four jets
+    that pass with 0.6 and carry a tag with 0.3, at least three pass and at least one of these is
+    tagged with 0.326, and not P(N_jets >= 3) P(N_b >= 1) = 0.260. Where one tag is asked for, take
+    away what has none, ::
+
+        q = passing * tagged
+        no_tag = jnp.where(mask, 1 - q, 1).prod(-1)
+        joint = at_least(multiplicity(passing, mask), 3) - no_tag * at_least(
+            multiplicity((passing - q) / (1 - q), mask), 3
+        )
+
     Raises:
         ValueError: a membership is not between 0 and 1, or the mask has another shape.
     """
