@@ -163,7 +163,10 @@ def only_header(path):
     [
         (cut_gzip, "truncated or damaged"),
         (flip_a_byte, "truncated or damaged"),
-        (web_page, r"no column DER_mass_MMC.* and 29 more: it is not the expected table"),
+        (
+            web_page,
+            r"no column DER_mass_MMC.* and 29 more: it is not the expected table but one of ",
+        ),
         (plain_web_page, "truncated or damaged"),
         (empty, "truncated or damaged"),
         (only_header, "no events"),
@@ -205,6 +208,21 @@ def test_plain_csv_cut_in_a_line(tmp_path):
     path.write_text(f"{header}\n{line}\n{line[:40]}")
     with pytest.raises(OpenDataError, match=r"Zmumu\.csv.*truncated or damaged"):
         opendata.zmumu(path)
+
+
+def test_another_table_is_not_called_damaged(tmp_path):
+    """The file of electron pairs, which has other columns, was to be "got again"."""
+    path = tmp_path / "Zee.csv"
+    path.write_text("Run,Event,pt1,eta1,phi1,Q1,type1,pt2,eta2,phi2,Q2\n1,2,3,4,5,1,6,7,8,9,-1\n")
+    with pytest.raises(OpenDataError) as caught:
+        opendata.zmumu(path)
+    for words in (
+        "no column dxy1, iso1, dxy2 and 1 more",
+        "but one of Run, Event, pt1 and 8 more",
+        "read another table with pandas.read_csv",
+        "if this one was cut",
+    ):
+        assert words in str(caught.value)
 
 
 # ---- the folder NABLAB_DATA ------------------------------------------------------------------
@@ -373,7 +391,7 @@ def events(tmp_path):
 
 
 def test_split_keeps_the_yields_of_every_part(events):
-    parts = opendata.split(events, 7, (0.5, 0.3, 0.2))
+    parts = opendata.split(events, 7, fractions=(0.5, 0.3, 0.2))
     assert [len(part) for part in parts] == [300, 180, 120]
     for part in parts:
         assert_is_higgsml(part)
@@ -408,7 +426,7 @@ def test_split_is_random_and_repeatable(events):
 )
 def test_split_that_cannot_be(events, fractions, message):
     with pytest.raises(ValueError, match=message):
-        opendata.split(events, 7, fractions)
+        opendata.split(events, 7, fractions=fractions)
 
 
 def test_select(events):
@@ -418,7 +436,7 @@ def test_select(events):
 
 
 def test_inputs(events):
-    train, held_out = opendata.split(events, 7, (0.5, 0.5))
+    train, held_out = opendata.split(events, 7, fractions=(0.5, 0.5))
     to_inputs = opendata.inputs(train)
     values = to_inputs(train)
     assert values.shape == (300, 33)
@@ -439,7 +457,7 @@ def test_inputs(events):
 
 def test_inputs_use_the_training_sample_only(events):
     """Other held-out events do not change the inputs of an event."""
-    train, held_out = opendata.split(events, 7, (0.5, 0.5))
+    train, held_out = opendata.split(events, 7, fractions=(0.5, 0.5))
     to_inputs = opendata.inputs(train)
     together = to_inputs(held_out)
     few = to_inputs(opendata.select(held_out, np.arange(5)))

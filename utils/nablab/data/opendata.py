@@ -169,10 +169,13 @@ def _read_csv(path: Path, types: dict[str, type]) -> pandas.DataFrame:
         header = list(pandas.read_csv(path, nrows=0).columns)
         absent = [name for name in types if name not in header]
         if absent:
-            more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+            lacks, has = (
+                ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+                for names in (absent, header)
+            )
             raise OpenDataError(
-                f"{path} has no column {', '.join(absent[:3])}{more}: it is not the expected "
-                "table, or it was cut; get the original file again"
+                f"{path} has no column {lacks}: it is not the expected table but one of {has}; "
+                "read another table with pandas.read_csv, or get the file again if this one was cut"
             )
         table = pandas.read_csv(path, usecols=list(types), dtype=types)
     except (EOFError, OSError, zlib.error, ValueError) as error:
@@ -288,6 +291,7 @@ def select(
 def split(
     events: Events,
     key: int | PRNGKeyArray,
+    *,
     fractions: Sequence[float] = (0.5, 0.25, 0.25),
 ) -> tuple[Events, ...]:
     """Random parts, for instance for training, validation and test, each worth the full yields.
