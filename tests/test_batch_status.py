@@ -104,7 +104,9 @@ def test_inside_jit_require_says_what_to_do():
 
 def test_toys_and_intervals_that_converged():
     model = counting([5.0])
-    toys = toy_tests.distribution(hypotests.qmu, model, model.init, KEY, 20, 1.0, progress=False)
+    toys = toy_tests.distribution(
+        hypotests.qmu, model, model.init, KEY, toys=20, mu=1.0, progress=False
+    )
     assert toys.converged and toys.require() is toys
     status = toys.statuses.at[7].set(Status.NOT_CONVERGED)
     toys = replace(toys, statuses=status)

@@ -73,11 +73,11 @@ REFUSED = {
     ),
     "upper_limit": (lambda: limits.upper_limit(HIGH, DATA), "compared with is 0, outside"),
     "expected_upper_limit": (lambda: limits.expected_upper_limit(HIGH), "with is 0, outside"),
-    "toy cls": (lambda: toy_tests.cls(NARROW, DATA, KEY, 6.0, **QUICK), "mu is 6, outside"),
+    "toy cls": (lambda: toy_tests.cls(NARROW, DATA, KEY, mu=6.0, **QUICK), "mu is 6, outside"),
     "toy p0": (lambda: toy_tests.p0(LOW, DATA, KEY, **QUICK), "hypothesis is 1, outside"),
     "toys": (
         lambda: toy_tests.distribution(
-            hypotests.qmu, NARROW, NARROW.init, KEY, 10, 6.0, progress=False
+            hypotests.qmu, NARROW, NARROW.init, KEY, toys=10, mu=6.0, progress=False
         ),
         "mu is 6, outside",
     ),
@@ -85,7 +85,7 @@ REFUSED = {
         lambda: intervals.feldman_cousins(NARROW, DATA, KEY, np.array([0.0, 6.0]), **QUICK),
         r"grid\[1\] is 6, outside",
     ),
-    "coverage": (lambda: coverage(NARROW, NARROW, KEY, 10, mu=6.0), "mu is 6, outside"),
+    "coverage": (lambda: coverage(NARROW, NARROW, KEY, toys=10, mu=6.0), "mu is 6, outside"),
     "fixed": (lambda: hypotests.cls(OFF, DATA, 1.0), "mu is 1, but the model holds 'mu' fixed at"),
     "limit of a fixed one": (lambda: limits.upper_limit(OFF, DATA), "holds 'mu' fixed: free it"),
 }

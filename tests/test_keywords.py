@@ -47,7 +47,7 @@ def test_no_setting_with_a_default_follows_the_data_by_position(function):
     positional = by_position(function)
     names = [p.name for p in positional]
     last = max((i for i, name in enumerate(names) if name in DATA), default=None)
-    if last is None or {"level", "levels"} & set(names):  # these become confidence=
+    if last is None:
         return
     optional = {p.name for p in positional[last + 1 :] if p.default is not p.empty}
     assert optional <= ASKED | HOW_MANY.get(function.__name__, set())

@@ -14,8 +14,24 @@ from nablab.infer import matrices, newton
 
 # Where to look. Templates are curved between -1 and 1 and straight outside.
 PLACES = np.array([-3.0, -2.0, -1.25, -0.8, -0.4, 0.0, 0.4, 0.8, 1.25, 2.0, 3.0])
+SCATTERED = 8
 # Up to this size all points are evaluated at once.
 AT_ONCE = 64
+
+
+def around(start, along, look):
+    """Points on either side of the start in all the parameters together, [2, fits, size]."""
+    sides = np.zeros((2, 1, start.shape[-1]))
+    sides[:, 0, along] = np.array([[1.0], [-1.0]])
+    return jnp.where(look, start + sides, jnp.nan)
+
+
+def scattered(start, along, tries, count):
+    """Points to one side or the other in each parameter, others for each count, [tries, ...]."""
+    sides = np.zeros((SCATTERED, tries, 1, start.shape[-1]))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (SCATTERED, tries, 1, len(along)))
+    sides[..., along] = signs
+    return start + jnp.asarray(sides)[count % SCATTERED]
 
 
 def candidates(function, args, ends, lower, upper, along, tries):

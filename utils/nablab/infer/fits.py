@@ -24,6 +24,8 @@ SIDE_BY_SIDE = 16
 # parameters are many.
 ROUNDS = 4
 TRIES = 4
+# Minima whose values differ by less than this, relatively, are the same.
+SAME = 1e-9
 
 
 class Status(IntEnum):
@@ -313,14 +315,16 @@ def _search(
     each of them ended, [fits, starts]."""
     first, fits, size = starts.shape
     few = size <= SIDE_BY_SIDE
-    elsewhere_too = len(along) > 0 or fits > 1
-    tries = max(first, elsewhere_too * (1 if few else TRIES))
-    rounds = 1 + elsewhere_too * ROUNDS
+    search = len(along) > 0 or fits > 1
+    if not few and len(along) > 0:
+        starts = jnp.concatenate([starts, elsewhere.around(starts[0], along, look)])
+    tries = max(len(starts), 1 if few else TRIES) if search else first
+    rounds = 1 + search * ROUNDS
 
     def ends_from(points):
         """Ends from [tries, fits, size], side by side or, where each takes long, in turn."""
         box = jnp.broadcast_to(lower, points.shape), jnp.broadcast_to(upper, points.shape)
-        lanes = [array.reshape(-1, size) for array in (jnp.clip(points, *box), *box)]
+        lanes = [array.reshape(tries * fits, size) for array in (jnp.clip(points, *box), *box)]
 
         def run(x, lower, upper):
             return newton.newton(expansion, args, x, lower, upper, tolerance, max_iterations)
@@ -336,27 +340,32 @@ def _search(
         """Fits from the points, the lowest of which counts; and points for the next round."""
         end, points, values, count = state
         ends = ends_from(points)
-        tried = jnp.isfinite(points).all(axis=-1)
-        values = values.at[count].set(jnp.where(tried, ends.value, jnp.nan))
+        values = values.at[count].set(jnp.where(ends.done, ends.value, jnp.nan))
         lowest = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf), axis=0)
         new = jax.tree.map(lambda field: field[lowest, np.arange(fits)], ends)
-        better = (new.value < end.value - 1e-9 * (1.0 + jnp.abs(new.value))) | (count == 0)
+        better = (new.value < end.value - SAME * (1.0 + jnp.abs(new.value))) | (count == 0)
         end = jax.tree.map(
             lambda new, old: jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
             *(new, end),
         )
-        if not elsewhere_too:
+        if not search:
             return end, points, values, count + 1
-        found = elsewhere.candidates(function, args, end, lower, upper, along, tries)
         # Who has looked around from here before would see the same.
-        found = jnp.where(better[:, None] & look, found, jnp.nan)
+        found = elsewhere.candidates(function, args, end, lower, upper, along, tries)
+        found = jnp.where((better & look)[:, None], found, jnp.nan)
+        if not few:
+            several = (
+                jnp.nanmax(values, axis=(0, 1)) > end.value + SAME * jnp.abs(end.value)
+            ) & look
+            anywhere = elsewhere.scattered(starts[0], along, tries, count)
+            found = jnp.where(jnp.isnan(found) & several[:, None], anywhere, found)
         return end, found, values, count + 1
 
     def go_on(state):
         _, points, _, count = state
         return (count == 0) | ((count < rounds) & jnp.isfinite(points).any())
 
-    points = jnp.concatenate([starts, jnp.full((tries - first, fits, size), jnp.nan)])
+    points = jnp.concatenate([starts, jnp.full((tries - len(starts), fits, size), jnp.nan)])
     end = newton.beginning(starts[0])
     values = jnp.full((rounds, tries, fits), jnp.nan)
     state = (

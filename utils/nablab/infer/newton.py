@@ -11,6 +11,8 @@ from nablab.infer import boxed
 
 # How much longer steps get where the curvature is negative, which leads away from a maximum.
 LONGER = 4.0
+# A fit whose gradient is all rounding errors has arrived only if no more than this can be gained.
+STALLED = 1e-6
 
 
 class Iteration(NamedTuple):
@@ -59,8 +61,9 @@ def newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> Itera
         scale = curvatures(hessian)
         norm = gradient_norm(gradient, active, scale)
         # Where whole steps no longer lower it, the gradient is all rounding errors.
-        stalled = good & full & (state.length < state.radius) & (norm > 0.5 * state.norm)
-        done = (norm <= tolerance) | (stalled & (state.count > 0))
+        stalled = good & full & (norm > 0.5 * state.norm) & (state.count > 0)
+        whole = (state.length < state.radius) & (state.predicted < STALLED)
+        done = (norm <= tolerance) | (stalled & whole)
         unit = 1.0 / jnp.sqrt(scale)
         moved, predicted, negative = boxed.lowest(
             in_units(hessian, lower == upper, unit),
