@@ -2,8 +2,9 @@
 
 Interpolated templates give a likelihood several minima: mostly one on either side of a nuisance
 parameter. From the minimum that was found one looks along each such parameter, the others
-following as the curvature there tells, and marks the valleys behind a hill. And where a fit of the
-same function within other bounds has ended is a place to look at.
+following as the curvature there tells: between two places where the slope changes from downhill to
+uphill is a valley. And where a fit of the same function within other bounds has ended is a place to
+look at, too.
 """
 
 import jax
@@ -12,8 +13,10 @@ import numpy as np
 
 from nablab.infer import matrices, newton
 
-# Where to look. Templates are curved between -1 and 1 and straight outside.
-PLACES = np.array([-3.0, -2.0, -1.25, -0.8, -0.4, 0.0, 0.4, 0.8, 1.25, 2.0, 3.0])
+# Where to look, on both sides. Templates are curved between -1 and 1, and two minima are mostly
+# close to 0, at least 0.2 from each other.
+ONE_SIDE = np.array([0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0, 3.0])
+PLACES = np.concatenate([-ONE_SIDE[::-1], [0.0], ONE_SIDE])
 SCATTERED = 8
 # Up to this size all points are evaluated at once.
 AT_ONCE = 64
@@ -48,51 +51,64 @@ def candidates(function, args, ends, lower, upper, along, tries):
     others = fits * (fits > 1)
     row = others + len(along) * len(PLACES)
 
-    def points_of(end, lower, upper):
-        moved = _along(end, along).reshape(-1, size)
-        return jnp.clip(jnp.concatenate([ends.x[:others], moved]), lower, upper)
+    def places(end, lower, upper):
+        """Where to evaluate, and in which direction."""
+        directions = jnp.broadcast_to(_follow(end, along)[:, None], (len(along), len(PLACES), size))
+        points = end.x + (PLACES - end.x[along, None])[..., None] * directions
+        directions = jnp.where((points > lower) & (points < upper), directions, 0.0)
+        points = jnp.concatenate([ends.x[:others], points.reshape(len(along) * len(PLACES), size)])
+        directions = directions.reshape(len(along) * len(PLACES), size)
+        directions = jnp.concatenate([jnp.zeros((others, size)), directions])
+        return jnp.clip(points, lower, upper), directions
 
-    def promise(end, values, lower, upper):
-        """The values; infinite where it makes no sense to start."""
+    def starts(end, points, values, slopes, lower, upper):
+        """Points to start from, and how low they promise to be: infinite where it is of no use."""
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
         deeper = values[:others] < end.value - 1e-9 * (1.0 + jnp.abs(end.value))
-        moves, values_along = _moves(end, along), values[others:].reshape(len(along), len(PLACES))
-        valley = _is_valley(moves, values_along, end.value) & (lower < upper)[along, None]
-        return jnp.where(jnp.concatenate([deeper, valley.reshape(-1)]), values, jnp.inf)
+        table = (len(along), len(PLACES))
+        bottoms, heights = _valleys(
+            end.x[along], values[others:].reshape(table), slopes[others:].reshape(table)
+        )
+        heights = jnp.where((lower < upper)[along, None], heights, jnp.inf)
+        moved = (bottoms - end.x[along, None])[..., None] * _follow(end, along)[:, None]
+        found = jnp.concatenate([points[:others], (end.x + moved).reshape(heights.size, size)])
+        promise = jnp.concatenate(
+            [jnp.where(deeper, values[:others], jnp.inf), heights.reshape(-1)]
+        )
+        return jnp.clip(found, lower, upper), promise
 
-    points = jax.vmap(points_of)(ends, lower, upper)
-    value = jax.vmap(lambda x: function(x, *args))
-    by_fit = points.reshape(fits * row, size)
-    values = value(by_fit) if size <= AT_ONCE else jax.lax.map(lambda x: value(x[None])[0], by_fit)
-    values = jax.vmap(promise)(ends, values.reshape(fits, row), lower, upper)
+    def value_and_slope(point_and_direction):
+        point, direction = point_and_direction
+        return jax.jvp(lambda x: function(x, *args), (point,), (direction,))
 
-    values = jnp.pad(values, ((0, 0), (0, max(0, tries - row))), constant_values=jnp.inf)
-    best = jnp.argsort(values)[:, :tries] if tries > 1 else jnp.argmin(values, axis=1)[:, None]
+    points, directions = jax.vmap(places)(ends, lower, upper)
+    lanes = points.reshape(fits * row, size), directions.reshape(fits * row, size)
+    each = jax.vmap if size <= AT_ONCE else lambda function: lambda x: jax.lax.map(function, x)
+    values, slopes = (v.reshape(fits, row) for v in each(value_and_slope)(lanes))
+    points, promise = jax.vmap(starts)(ends, points, values, slopes, lower, upper)
+
+    missing = max(0, tries - promise.shape[1])
+    promise = jnp.pad(promise, ((0, 0), (0, missing)), constant_values=jnp.inf)
+    best = jnp.argsort(promise)[:, :tries] if tries > 1 else jnp.argmin(promise, axis=1)[:, None]
     fit = np.arange(fits)[:, None]
-    chosen = jnp.where(jnp.isfinite(values[fit, best])[..., None], points[fit, best], jnp.nan)
+    useful = jnp.isfinite(promise[fit, best])[..., None]
+    chosen = jnp.where(useful, points[fit, jnp.minimum(best, points.shape[1] - 1)], jnp.nan)
     return jnp.moveaxis(chosen, 1, 0)
 
 
-def _moves(end, along):
-    """From where the fit has ended to each of the places, [along, places]."""
-    return PLACES - end.x[along, None]
-
-
-def _along(end, along):
-    """Points with one parameter at each of the places, and the others where they are best then, as
-    far as the curvature knows, [along, places, size]."""
+def _follow(end, along):
+    """How all parameters move with each of those, as far as the curvature knows, [along, size]."""
     unit = 1.0 / jnp.sqrt(newton.curvatures(end.hessian))
     inverse = matrices.eliminated(newton.in_units(end.hessian, end.active, unit))[0]
-    follow = unit[:, None] * inverse[:, along] / (jnp.diagonal(inverse) * unit)[along]
-    return end.x + _moves(end, along)[..., None] * follow.T[:, None]
+    return (unit[:, None] * inverse[:, along] / (jnp.diagonal(inverse) * unit)[along]).T
 
 
-def _is_valley(moves, values, value):
-    """Which places are lower than their neighbours: the next place, or the end if it is nearer."""
-    right, left = moves > 0, moves < 0
-    wall = np.full((len(moves), 1), np.inf)
-    first_right = right & ~jnp.concatenate([wall < 0, right[:, :-1]], axis=1)
-    last_left = left & ~jnp.concatenate([left[:, 1:], wall < 0], axis=1)
-    from_left = jnp.where(first_right, value, jnp.concatenate([wall, values[:, :-1]], axis=1))
-    from_right = jnp.where(last_left, value, jnp.concatenate([values[:, 1:], wall], axis=1))
-    return (moves != 0) & (values < from_left) & (values < from_right)
+def _valleys(here, values, slopes):
+    """Bottoms of the valleys between neighbouring places, and the lower ends of the stretches:
+    infinite where there is none, and where the fit is, ``here``, [along, places - 1]."""
+    left, right = PLACES[:-1], PLACES[1:]
+    down, up = -slopes[:, :-1], slopes[:, 1:]
+    valley = (down > 0) & (up > 0) & ((here[:, None] < left) | (here[:, None] > right))
+    share = jnp.where(valley, down, 1.0) / jnp.where(valley, down + up, 2.0)
+    lower_end = jnp.minimum(values[:, :-1], values[:, 1:])
+    return left + share * (right - left), jnp.where(valley, lower_end, jnp.inf)
