@@ -78,7 +78,7 @@ def server(folder: Path, presenting: bool = False):
     ]
     command = [sys.executable, "-c", SERVE, *arguments]
     with (
-        (folder / "server.log").open("w") as log,
+        (folder / "server.log").open("wb") as log,
         Popen(command, stdin=PIPE, stdout=log, stderr=STDOUT, env=environment) as process,
     ):
         try:
@@ -96,13 +96,14 @@ def wait_for_server(process: Popen, folder: Path) -> str:
     path = folder / "runtime" / f"jpserver-{process.pid}.json"
     for _ in range(600):
         try:
-            told = json.loads(path.read_text())
+            told = json.loads(path.read_text(encoding="utf-8"))
             return f"{told['url']}{{}}?reset&token={told['token']}"
         except (FileNotFoundError, json.JSONDecodeError):
             if process.poll() is not None:
                 break
             time.sleep(0.1)
-    raise RuntimeError(f"no JupyterLab: {(folder / 'server.log').read_text()[-2000:]}")
+    log = (folder / "server.log").read_text(encoding="utf-8", errors="replace")
+    raise RuntimeError(f"no JupyterLab: {log[-2000:]}")
 
 
 @contextmanager

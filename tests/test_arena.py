@@ -15,7 +15,7 @@ sys.path.append(str(BENCHMARKS))
 
 import arena_training  # noqa: E402
 
-STORED = json.loads((BENCHMARKS / "arena.json").read_text())
+STORED = json.loads((BENCHMARKS / "arena.json").read_text(encoding="utf-8"))
 # What no observable can beat: 20 signal and 100 background events, unbinned, no systematics.
 BOUNDS = {"CLs": 2.876e-7, "p0": 3.2e-21, "sigma_mu": 0.25589}
 

@@ -12,7 +12,16 @@ import pyhf
 import pytest
 from models import MU, channel, modifier
 
-from nablab.infer import entries, hypotests, limits
+from nablab.infer import (
+    entries,
+    fisher,
+    hypotests,
+    intervals,
+    limits,
+    readings,
+    scans,
+    toy_tests,
+)
 from nablab.infer.fits import Status
 from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
@@ -84,8 +93,12 @@ BAD_NUMBERS = {
     "NaN signal": ({"signal": [NAN, 9.0]}, r"c/signal: data\[0\] is nan: not finite"),
     "NaN background": ({"background": [50.0, NAN]}, r"c/background: data\[1\] is nan"),
     "infinite background": ({"background": [INF, 60.0]}, r"c/background: data\[0\] is inf"),
-    "negative signal": ({"signal": [-5.0, 9.0]}, r"c/signal: data\[0\] is -5.0: .* at least 0"),
-    "negative background": ({"background": [50.0, -60.0]}, r"c/background: data\[1\] is -60.0"),
+    "negative signal": ({"signal": [-55.0, 9.0]}, r"c\[0\]: the samples add up to -5 events"),
+    "negative background": ({"background": [50.0, -60.0]}, r"c\[1\]: .* add up to -51 events"),
+    "negative at the start": (
+        {"signal": [-5.0, 9.0], "inits": [10.1], "bounds": [[0.0, 20.0]]},
+        r"c\[0\]: the samples add up to -0.5 events at the starting values",
+    ),
     "NaN uncertainty": ({"uncertainty": [NAN, 5.0]}, r"shapesys bins\[0\] is nan"),
     "negative uncertainty": ({"uncertainty": [3.0, -5.0]}, r"shapesys bins\[1\] is -5.0"),
     "zero factor": ({"rate": [0.0, 1.1]}, r"normsys rate lo\[0\] is 0.0: .* greater than 0"),
@@ -202,8 +215,37 @@ def test_parameter_of_interest_that_is_absent():
         Model.from_spec(spec(**GOOD), poi_name="absent")
     with pytest.raises(pyhf.exceptions.InvalidModel, match="'bins' contains multiple components"):
         Model.from_spec(spec(**GOOD), poi_name="bins")
-    with pytest.raises(ValueError, match="poi_name is empty"):
-        Model.from_spec(spec(**GOOD), poi_name="")
+    with pytest.raises(pyhf.exceptions.InvalidModel, match="Then add a signal patch"):
+        Model.from_spec(spec(**GOOD), poi_name="absent")
+
+
+NEEDS_POI = {
+    "cls": hypotests.cls,
+    "p0": hypotests.p0,
+    "q0": hypotests.q0,
+    "tmu": lambda model, data: hypotests.tmu(model, data, 1.0),
+    "qmu_tilde": lambda model, data: hypotests.qmu_tilde(model, data, 1.0),
+    "fixed_poi_fit": lambda model, data: hypotests.fixed_poi_fit(model, data, 1.0),
+    "expected_cls": lambda model, data: hypotests.expected_cls(model),
+    "expected_p0": lambda model, data: hypotests.expected_p0(model),
+    "asimov_data": lambda model, data: hypotests.asimov_data(model, 1.0),
+    "upper_limit": limits.upper_limit,
+    "profile_scan": lambda model, data: scans.profile_scan(model, data, jnp.array([0.0, 1.0])),
+    "toys": lambda model, data: toy_tests.cls(model, data, jax.random.key(0), 1.0, 10),
+    "feldman_cousins": lambda model, data: intervals.feldman_cousins(
+        model, data, jax.random.key(0), jnp.array([0.5, 1.0]), toys=10
+    ),
+    "poi_uncertainty": lambda model, data: fisher.poi_uncertainty(model),
+    "impacts": lambda model, data: readings.impacts(model, data, hypotests.best_fit(model, data)),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_POI)
+def test_what_needs_a_parameter_of_interest_says_so(name):
+    model = Model.from_spec(spec(**GOOD), poi_name="")
+    data = model.expected_data(model.init)
+    with pytest.raises(ValueError, match="the model has no parameter of interest: name one with"):
+        NEEDS_POI[name](model, data)
 
 
 def test_two_parameters_with_the_same_effect():
@@ -390,7 +432,11 @@ def test_numbers_of_a_bad_specification_are_flagged_too():
         return jnp.isfinite(model.deviance(model.init, model.expected_data(model.init)))
 
     assert status(numbers, "good")
-    for name in ("c/signal: data", "c/background: shapesys bins", "c/background: normsys rate hi"):
+    for name in (
+        "c/background: data",
+        "c/background: shapesys bins",
+        "c/background: normsys rate hi",
+    ):
         broken = dict(numbers) | {name: -numbers[name]}
         assert not status(broken, name)
 

@@ -148,7 +148,7 @@ def test_bins_without_signal_or_background_are_left_out():
 
 def stored(sample):
     """Uncertainties [seeds, benchmarks] of each loss, from ``make inferno``."""
-    rows = json.loads(STORED.read_text())["trainings"]
+    rows = json.loads(STORED.read_text(encoding="utf-8"))["trainings"]
     losses = ["classifier", *(f"INFERNO {k}" for k in range(5))]
     found = {
         loss: np.array([row[sample] for row in rows if row["loss"] == loss]) for loss in losses

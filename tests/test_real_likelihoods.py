@@ -44,7 +44,7 @@ def source(name):
         return LEPTONS, []
 
     def content(path):
-        return json.loads((DATA / path).read_text())
+        return json.loads((DATA / path).read_bytes())
 
     if name == "ttbar":
         return content(TTBAR), []

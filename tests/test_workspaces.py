@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -179,17 +182,274 @@ def test_wrong_workspaces_are_named(tmp_path):
         (lambda w: w["observations"][1].update(data=[1.0]), ValueError, "1 observations in .*2 bi"),
         (lambda w: w["observations"][1].update(data=[1.0, -2.0]), ValueError, r"data\[1\] is -2"),
         (lambda w: w["observations"][1].update(data=[1.0, None]), invalid, "None is not of type"),
-        (lambda w: w["measurements"][0]["config"].update(poi=""), ValueError, "poi_name is empty"),
+        (
+            lambda w: w["observations"].append(w["observations"][0]),
+            ValueError,
+            "2 observations are",
+        ),
     ):
         with pytest.raises(error, match=message):
             workspaces.read(broken(change))
     with pytest.raises(pyhf.exceptions.InvalidMeasurement, match="absent"):
         workspaces.read(workspace(), "absent")
-    with pytest.raises(pyhf.exceptions.InvalidModel, match="'mu' cannot be fit"):
+    with pytest.raises(
+        pyhf.exceptions.InvalidModel, match=r"'mu' cannot be fit.* add a signal pat"
+    ):
         workspaces.read(background_only())
     (tmp_path / "list.json").write_text(json.dumps([workspace()]))
     with pytest.raises(ValueError, match="workspace is a list: it must be a dict"):
         workspaces.read(tmp_path / "list.json")
+    with pytest.raises(ValueError, match=r"^'{.*' ?\.\.\. is the text of a JSON file where its"):
+        workspaces.read(json.dumps(workspace()))
+    (tmp_path / "cut.json").write_text(json.dumps(workspace())[:-9])
+    with pytest.raises(ValueError, match=r"cut.json is not a JSON file: Expecting"):
+        workspaces.read(tmp_path / "cut.json")
+
+
+HS3 = {
+    "distributions": [{"name": "c", "type": "histfactory_dist", "samples": []}],
+    "domains": [],
+    "metadata": {"hs3_version": "0.2"},
+}
+
+
+def test_other_formats_are_named_in_one_line():
+    rate = modifier("normsys", "rate", {"lo": 0.9, "hi": 1.1})
+    of_modifier, of_parameter = workspace(), workspace()
+    sample = of_modifier["channels"][0]["samples"][0]
+    sample["modifiers"] = [MU, rate | {"constraint": "LogNormal"}]
+    of_parameter["measurements"][0]["config"]["parameters"].append(
+        {"name": "rate", "constraint_type": "Gamma"}
+    )
+    for document, message in (
+        (HS3, "'distributions' is part of an HS3 document, which is not supported"),
+        (of_modifier, r"channels\[0\].samples\[0\].modifiers\[1\].constraint is not supported"),
+        (of_parameter, r"config.parameters\[1\].constraint_type is not supported"),
+    ):
+        specification = {"channels": document.get("channels", []), "parameters": []}
+        specification = document if document is HS3 else specification
+        for build in (workspaces.read, entries.numbers, Model.from_spec):
+            if build == Model.from_spec:
+                if document is of_parameter:
+                    continue
+                document = specification
+            with pytest.raises(ValueError, match=message) as caught:
+                build(document)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_measurement_without_parameter_of_interest():
+    """cabinetry's default is an empty name; it can also be given, or taken away, when reading."""
+    empty = workspace()
+    empty["measurements"][0]["config"]["poi"] = ""
+    model, data = workspaces.read(empty)
+    named, _ = workspaces.read(empty, poi_name="rate")
+    assert model.structure.poi_index is None
+    assert named.poi_index == named.parameter_names.index("rate")
+    with pytest.raises(ValueError, match="has no parameter of interest: name one with poi_name"):
+        hypotests.cls(model, data)
+    reference = pyhf.Workspace(empty).model()
+    assert reference.config.poi_index is None
+    np.testing.assert_allclose(
+        model.logpdf(model.init, data),
+        reference.logpdf(list(model.init), list(data))[0],
+        rtol=1e-12,
+    )
+    without, _ = workspaces.read(workspace(), poi_name="")
+    assert without.structure is model.structure
+    other, _ = workspaces.read(workspace(), "configured", poi_name="rate")
+    assert other.parameter_names[other.poi_index] == "rate"
+    fit = hypotests.best_fit(model, data)
+    fit.certificate.require()
+    best = hypotests.best_fit(workspaces.read(workspace())[0], data)
+    np.testing.assert_allclose(fit.parameters, best.parameters, rtol=1e-6, atol=1e-8)
+    assert workspaces.assemble(models.everything(), np.ones(5), poi_name="")
+
+
+def joined_names():
+    """Channels, samples, modifiers and parameters whose joined names are the same."""
+    return {
+        "channels": [
+            channel("SR/0b", ttbar=([10.0], [modifier("shapesys", "x", [1.0])])),
+            {
+                "name": "SR",
+                "samples": [
+                    {
+                        "name": "0b/ttbar",
+                        "data": [77.0],
+                        "modifiers": [MU, modifier("staterror", "x: y", [5.0])],
+                    },
+                    {"name": "0b", "data": [3.0], "modifiers": []},
+                    {
+                        "name": "0b: histosys a",
+                        "data": [0.0],
+                        "modifiers": [modifier("normsys", "b", {"lo": 0.7, "hi": 1.4})],
+                    },
+                ],
+            },
+            channel(
+                "c",
+                **{
+                    "s": ([20.0], [modifier("normsys", "a: normsys b", {"lo": 0.9, "hi": 1.1})]),
+                    "s: normsys a": (
+                        [30.0],
+                        [modifier("normsys", "b", {"lo": 0.8, "hi": 1.3})],
+                    ),
+                    "u": (
+                        [
+                            5.0,
+                        ],
+                        [modifier("shapesys", "y: sigmas", [2.0])],
+                    ),
+                },
+            ),
+        ],
+        "parameters": [
+            {"name": "x: y", "sigmas": [0.3], "inits": [0.9]},
+            {"name": "a: normsys b", "bounds": [[-3.0, 4.0]]},
+        ],
+    }
+
+
+def test_names_that_are_the_same_when_joined():
+    """Numbers are found by their place: nothing is looked up by the joined name."""
+    simple = {
+        "channels": [
+            channel("SR/0b", ttbar=([10.0], [])),
+            channel("SR", **{"0b/ttbar": ([77.0], [MU])}),
+            channel("CR", ttbar=([3.0], [])),
+        ]
+    }
+    model = Model.from_spec(simple)
+    expected = pyhf.Model(simple).expected_actualdata([1.0])
+    np.testing.assert_array_equal(model.expected_main(model.init), expected)
+    np.testing.assert_array_equal(expected, [3.0, 77.0, 10.0])
+    tricky = joined_names()
+    reference = pyhf.Model(tricky)
+    ours = Model.from_spec(tricky)
+    observed = [*np.round(reference.expected_actualdata(ours.init)), *reference.config.auxdata]
+    assert_equal_pyhf((ours, np.array(observed)), reference, observed)
+
+
+def test_joined_names_that_are_the_same_cannot_be_told_apart():
+    spec = joined_names()
+    message = "two entries of the specification are both 'SR/0b/ttbar: data': rename a channel"
+    with pytest.raises(ValueError, match=message):
+        entries.numbers(spec)
+    with pytest.raises(ValueError, match=message):
+        entries.with_numbers(spec, {"SR/0b/ttbar: data": [1.0]})
+    changed = entries.with_numbers(spec, {"SR/0b: data": [4.0]})  # another name is no harm
+    assert changed["channels"][1]["samples"][1]["data"] == [4.0]
+
+
+def test_parameters_of_the_same_name():
+    """A normfactor may have the name of a bin of a shapefactor: only its index tells which."""
+    spec = {
+        "channels": [
+            channel("c", s=([5.0], [MU]), b=([50.0], [modifier("shapefactor", "free")])),
+            channel("d", b=([40.0], [modifier("normfactor", "free[0]")])),
+        ]
+    }
+    model = Model.from_spec(spec)
+    assert model.parameter_names == tuple(pyhf.Model(spec).config.par_names)
+    assert model.parameter_names.count("free[0]") == 2
+    assert model.index("mu") == model.poi_index == model.index(model.poi_index)
+    with pytest.raises(ValueError, match=r"parameter is 'free\[0\]': 2 parameters have this name"):
+        model.index("free[0]")
+    with pytest.raises(ValueError, match="parameter is 'muu': choose from "):
+        model.index("muu")
+    with pytest.raises(ValueError, match="parameter is 3: the model has 3 parameters"):
+        model.index(3)
+
+
+def test_measurements_with_a_slash_in_the_name():
+    slashed = workspace()
+    for measurement, name in zip(slashed["measurements"], ("a", "a/lumi", "lumi"), strict=True):
+        measurement["name"] = name
+    slashed["measurements"][0]["config"]["parameters"].append({"name": "lumi/mc"})
+    for name in ("a", "a/lumi", "lumi"):
+        reference = pyhf.Workspace(slashed)
+        model = reference.model(measurement_name=name)
+        assert_equal_pyhf(workspaces.read(slashed, name), model, reference.data(model))
+    assert entries.numbers(slashed)["a/lumi/rate: inits"] == 0.3
+
+
+READ = r"""
+import sys
+from nablab.infer import workspaces
+model, data = workspaces.read(sys.argv[1])
+assert workspaces.patched(sys.argv[1], [])["channels"][0]["samples"][1]["name"] == "\u00b5+jets"
+workspaces.write(workspaces.patched(sys.argv[1], []), sys.argv[2])
+print(model.parameter_names, float(data[0]))
+"""
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order mark"])
+def test_files_are_utf8_whatever_the_locale(mark, tmp_path):
+    document = workspaces.assemble(
+        {
+            "channels": [
+                channel(
+                    "c",
+                    s=([5.0], [MU]),
+                    **{
+                        "µ+jets": ([50.0], [modifier("normsys", "µ-scale", {"lo": 0.9, "hi": 1.1})])
+                    },
+                )
+            ]
+        },
+        np.array([53.0]),
+    )
+    document = workspaces.plain(document)
+    path, copy_path = tmp_path / "workspace.json", tmp_path / "copy.json"
+    path.write_bytes(mark + json.dumps(document, ensure_ascii=False).encode("utf-8"))
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", READ, path, copy_path],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr.decode("utf-8", "replace")
+    assert b"53.0" in run.stdout
+    assert workspaces.patched(copy_path, []) == document
+
+
+def test_objects_of_pyhf():
+    """A pyhf.Workspace and a pyhf.Model give the same as what they were made of."""
+    reference = pyhf.Workspace(workspace())
+    ours = workspaces.read(reference, "configured")
+    model = reference.model(measurement_name="configured")
+    assert_equal_pyhf(ours, model, reference.data(model))
+    same = Model.from_pyhf(model)
+    assert same.structure is ours[0].structure
+    for field in (
+        "nominal",
+        "shift_up",
+        "normal_width",
+        "poisson_scale",
+        "init",
+        "lower",
+        "auxdata",
+    ):
+        np.testing.assert_array_equal(getattr(same, field), getattr(ours[0], field))
+    spec = models.everything()
+    # Where the settings leave a kind out, pyhf falls back on other codes than its default.
+    for settings in (
+        {"histosys": {"interpcode": "code0"}},
+        {"normsys": {"interpcode": "code1"}, "histosys": {"interpcode": "code4p"}},
+        {},
+    ):
+        model = pyhf.Model(spec, poi_name="rate", modifier_settings=settings)
+        observed = [*np.round(model.expected_actualdata(model.config.suggested_init()))]
+        observed += model.config.auxdata
+        assert_equal_pyhf((Model.from_pyhf(model), np.array(observed)), model, observed)
+    model = pyhf.Model(spec, poi_name=None)
+    assert Model.from_pyhf(model).structure.poi_index is None
+    with pytest.raises(ValueError, match="clips its rates"):
+        Model.from_pyhf(pyhf.Model(spec, clip_bin_data=0.0))
+    with pytest.raises(ValueError, match=r"spec is a workspace: use workspaces.read"):
+        Model.from_spec(reference)
 
 
 def renewed(numbers, vector):

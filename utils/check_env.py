@@ -49,7 +49,7 @@ def packages():
 
     with (ROOT / "pyproject.toml").open("rb") as file:
         needed = tomllib.load(file)["project"]["dependencies"]
-    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = dict(line.partition(" ;")[0].strip().split("==") for line in lock)
     wrong = []
     for name in (re.match(r"[\w.-]+", requirement).group().lower() for requirement in needed):

@@ -47,7 +47,7 @@ def tidy(notebook):
 def peak_memory(pid) -> float | None:
     """The largest memory that a living process has held, in MB; None where only Linux knows."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))

@@ -128,7 +128,7 @@ def main():
             arrived, evaluations, seconds = map(np.array, zip(*runs, strict=True))
             row = [n, name, f"{arrived.sum()} of {len(runs)}", int(np.median(evaluations))]
             rows.append([*row, f"{np.median(seconds):.2g}"])
-    for row in json.loads(RESULTS.read_text())["bayes"]:
+    for row in json.loads(RESULTS.read_text(encoding="utf-8"))["bayes"]:
         n, curves = row["cuts"], np.array(row["significance"])
         arrived = (curves >= WANTED * names["best"][n]).any(axis=1).sum()
         of_all = f"{row['cpu_seconds']:.2g} (all {curves.shape[1]})"

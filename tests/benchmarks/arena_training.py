@@ -113,13 +113,17 @@ def store(results):
         lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in results[key])
         pieces.append(f' "{key}": [\n{lines}\n ]')
     unfinished = RESULTS.with_suffix(".unfinished")
-    unfinished.write_text("{\n" + ",\n".join(pieces) + "\n}\n")
+    unfinished.write_text("{\n" + ",\n".join(pieces) + "\n}\n", encoding="utf-8")
     unfinished.replace(RESULTS)
 
 
 def from_before():
     """What an earlier call has found for the same definitions."""
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"fingerprints": {}}
+    stored = (
+        json.loads(RESULTS.read_text(encoding="utf-8"))
+        if RESULTS.exists()
+        else {"fingerprints": {}}
+    )
     now = {"trainings": fingerprint(DEFINITIONS), "bayes": fingerprint(BOXES)}
     return {
         key: stored[key] if stored["fingerprints"].get(key) == mark else []

@@ -22,7 +22,7 @@ SECONDS = 2.0  # between two looks
 def proportional(pid: int) -> float:
     """Memory of a process in GB, with its share of what it has in common with others."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e6
@@ -30,7 +30,7 @@ def proportional(pid: int) -> float:
 
 def available() -> float:
     """What the machine has left, in GB."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1e6
 
 

@@ -85,7 +85,9 @@ def stay_on_one_core(cores):
 
 def main():
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-    stored = json.loads(RESULTS.read_text())["trainings"] if RESULTS.exists() else []
+    stored = (
+        json.loads(RESULTS.read_text(encoding="utf-8"))["trainings"] if RESULTS.exists() else []
+    )
     have = {(row["loss"], row["seed"]): row for row in stored}
     wanted = [(loss, seed) for seed in SEEDS for loss in LOSSES if (loss, seed) not in have]
     began = time.monotonic()
@@ -120,7 +122,7 @@ def store(have):
         "trainings": rows,
     }
     unfinished = RESULTS.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(made, indent=1) + "\n")
+    unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(RESULTS)
 
 

@@ -173,7 +173,7 @@ def main():
     parser.add_argument("setups", nargs="*", default=[], choices=[[], *SETUPS])
     setups = parser.parse_args().setups or list(SETUPS)
     RESULTS.parent.mkdir(exist_ok=True)
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for setup in setups:
         train = trainings(setup)
         for seed in SEEDS:
@@ -182,7 +182,7 @@ def main():
                 if key in rows:
                     continue
                 rows[key] = train(loss, seed)
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+                RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
                 last = list(rows[key]["at"].values())[-1]
                 print(
                     f"{setup:5} seed {seed} {loss:15} CLs {last['CLs']:.2e} sigma_mu "

@@ -10,6 +10,7 @@ every number of a likelihood is one line::
 
 import difflib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from nablab.checks import is_traced
 
 # What a model is made of, and what only says how large: the first must be known before tracing.
 _STRUCTURE = ("name", "type", "fixed", "poi", "version")
+_HS3 = {"distributions", "domains", "likelihoods", "parameter_points", "analyses"}
 _CONFIGURED = ("inits", "bounds", "auxdata", "sigmas", "factors")
 
 
@@ -100,14 +102,14 @@ def numbers(spec: dict) -> NamedNumbers:
     in a workspace also ``"channel: observed"`` and ``"measurement/lumi: sigmas"``.
 
     Raises:
-        ValueError: two numbers have the same name, or one is not a number.
+        ValueError: two numbers have the same name (a channel ``"SR/0b"`` with a sample ``"top"``,
+            and a channel ``"SR"`` with a sample ``"0b/top"``), or one is not a number.
         pyhf.exceptions.InvalidSpecification: pyhf's own message for a wrong form.
     """
     _validate(spec)
     found = list(entries(spec))
     names = tuple(entry.name for entry in found)
-    if len(set(names)) < len(names):
-        raise ValueError(f"two entries of the specification are both {_repeated(names)!r}")
+    _one_each(names)
     values = [entry.holder[entry.key] for entry in found]
     known, traced, vector = flat(values)
     return NamedNumbers(
@@ -125,7 +127,7 @@ def with_numbers(spec: dict, numbers: Mapping) -> dict:
         numbers: what :func:`numbers` returns, or a dict of some of its entries. They may be traced.
 
     Raises:
-        ValueError: a name that the specification does not have, or another shape.
+        ValueError: a name that the specification does not have, or has twice, or another shape.
     """
     copy = skeleton(spec)
     try:
@@ -134,6 +136,7 @@ def with_numbers(spec: dict, numbers: Mapping) -> dict:
         _validate(spec)
         raise
     missing = set(numbers)
+    _one_each(entry.name for entry in found if entry.name in missing)
     for entry in found:
         if entry.name not in missing:
             continue
@@ -199,13 +202,58 @@ def _configured(prefix, parameter):
 def _validate(spec):
     """pyhf's own message for a specification or workspace of the wrong form."""
     is_workspace = isinstance(spec, Mapping) and {"observations", "measurements"} & set(spec)
-    pyhf.schema.validate(form(spec), "workspace.json" if is_workspace else "model.json")
+    with explained(spec):
+        pyhf.schema.validate(form(spec), "workspace.json" if is_workspace else "model.json")
 
 
-def _repeated(names):
-    """The first name that comes twice."""
+@contextmanager
+def explained(document):
+    """Turn pyhf's message for a document of another kind into a sentence that says which."""
+    try:
+        yield document
+    except pyhf.exceptions.InvalidSpecification:
+        hs3 = _HS3 & set(document) if isinstance(document, Mapping) else set()
+        if hs3:
+            raise ValueError(
+                f"{sorted(hs3)[0]!r} is part of an HS3 document, which is not supported: give a "
+                "pyhf workspace"
+            ) from None
+        place = _extended(document, "")
+        if place:
+            raise ValueError(
+                f"{place} is not supported: the constraint terms are those of pyhf (normal for "
+                "normsys, histosys, staterror and lumi, Poisson for shapesys)"
+            ) from None
+        raise
+
+
+def _extended(value, place):
+    """Where in a document another constraint term is asked for, if it is."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if str(key).lower().startswith("constraint"):
+                return f"{place}.{key}".lstrip(".")
+            found = _extended(entry, f"{place}.{key}")
+            if found:
+                return found
+    elif isinstance(value, (list, tuple)):
+        for i, entry in enumerate(value):
+            found = _extended(entry, f"{place}[{i}]")
+            if found:
+                return found
+    return None
+
+
+def _one_each(names):
+    """Raise ``ValueError`` for the first name that comes twice."""
     seen = set()
-    return next(name for name in names if name in seen or seen.add(name))
+    for name in names:
+        if name in seen:
+            raise ValueError(
+                f"two entries of the specification are both {name!r}: rename a channel, sample or "
+                "modifier, so that every number can be told by its name"
+            )
+        seen.add(name)
 
 
 def form(value, place: str = "specification"):

@@ -6,11 +6,15 @@ never pass through pyhf: they flow through the pure functions below, so that the
 differentiable in its parameters *and* in every yield of the specification.
 """
 
-from dataclasses import dataclass
+import operator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pyhf
 from jaxtyping import Array, Bool, Float
 
 from nablab import checks
@@ -24,6 +28,8 @@ PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
 # data in it is very unlikely and has a finite gradient, instead of infinity and NaN. It is far
 # below any yield, and so large that the square of the curvature there is still a number.
 SMALLEST_RATE = 1e-70
+# A sum of samples of either sign is 0 if it is smaller than this fraction of their sizes.
+ROUNDING = 1e-13
 
 
 @partial(
@@ -64,13 +70,40 @@ class Model:
 
     @property
     def poi_index(self) -> int:
-        """Index of the parameter of interest."""
+        """Index of the parameter of interest; ``ValueError`` if the model has none."""
+        if self.structure.poi_index is None:
+            raise ValueError(
+                "the model has no parameter of interest: name one with poi_name where it is built"
+            )
         return self.structure.poi_index
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
         """Names in the order of the parameter vector, as in pyhf."""
         return self.structure.parameter_names
+
+    def index(self, parameter: str | int) -> int:
+        """Place of a parameter in the parameter vector; an index is checked.
+
+        Raises:
+            ValueError: no parameter has this name or index, or two have this name (the first bin of
+                a shapefactor ``a`` and a normfactor ``a[0]``).
+        """
+        names = self.parameter_names
+        if isinstance(parameter, str):
+            found = names.count(parameter)
+            if found > 1:
+                raise ValueError(
+                    f"parameter is {parameter!r}: {found} parameters have this name, give the "
+                    "index of one"
+                )
+            if not found:
+                raise ValueError(f"parameter is {parameter!r}: choose from {', '.join(names)}")
+            return names.index(parameter)
+        index = operator.index(parameter)
+        if not 0 <= index < len(names):
+            raise ValueError(f"parameter is {parameter}: the model has {len(names)} parameters")
+        return index
 
     def parameters(self, poi: Float[Numbers, ""] | float) -> Float[Array, "parameters"]:
         """The starting values with the parameter of interest set to ``poi``."""
@@ -201,20 +234,22 @@ class Model:
 
     @classmethod
     def from_spec(
-        cls, spec: dict, poi_name: str = "mu", codes: dict[str, str] | None = None
+        cls, spec: dict, poi_name: str | None = "mu", codes: dict[str, str] | None = None
     ) -> "Model":
         """Build the model of a pyhf specification, whose numbers may be traced.
 
         Args:
             spec: what ``pyhf.Model`` takes: ``{"channels": [...], "parameters": [...]}``. Every
                 ``data`` list may be a NumPy or JAX array.
-            poi_name: the parameter of interest.
+            poi_name: the parameter of interest; ``None`` or ``""``, as in pyhf, for a model without
+                one: it can be fitted, but no signal strength can be tested.
             codes: interpolation codes, ``{"histosys": "code0", "code2" or "code4p", "normsys":
                 "code1" or "code4"}``; pyhf's defaults are code4p and code4.
 
         Raises:
-            ValueError: a number is not finite, a nominal yield or an uncertainty is negative, a
-                parameter starts outside of its bounds, two entries have the same name, a code is
+            ValueError: a number is not finite, an uncertainty is negative, the samples of a bin add
+                up to less than 0 at the starting values (each of them may be negative), a parameter
+                starts outside of its bounds, two entries have the same name, a code is
                 unknown, or the form of the specification depends on a traced value. A traced number
                 of this kind makes the model NaN instead, and the status of its fits NOT_FINITE.
             pyhf.exceptions.InvalidSpecification, InvalidModel, ...: pyhf's own message for a
@@ -229,8 +264,63 @@ class Model:
         ):
             if codes[kind] not in known:
                 raise ValueError(f"codes[{kind!r}] is {codes[kind]!r}: choose from {sorted(known)}")
+        if isinstance(spec, pyhf.Model):
+            raise ValueError("spec is a pyhf.Model: use Model.from_pyhf")
+        if "measurements" in spec:
+            raise ValueError("spec is a workspace: use workspaces.read")
         structure, numbers = specification.read(spec, poi_name, codes["histosys"], codes["normsys"])
-        return cls(structure=structure, **numbers)
+        return _possible(cls(structure=structure, **numbers), spec)
+
+    @classmethod
+    def from_pyhf(cls, model: pyhf.Model) -> "Model":
+        """The same model: specification, parameter of interest and interpolation codes of pyhf's.
+
+        Its auxiliary data are ``.auxdata``; :func:`nablab.infer.workspaces.read` takes a
+        ``pyhf.Workspace``.
+
+        Raises:
+            ValueError: pyhf's model clips its rates; or see :meth:`from_spec`.
+        """
+        main = model.main_model
+        if main.clip_sample_data is not None or main.clip_bin_data is not None:
+            raise ValueError(
+                "clip_sample_data and clip_bin_data of the pyhf.Model are not supported"
+            )
+        settings = model.config.modifier_settings
+        # What pyhf takes where the settings say nothing of a kind, unlike where there are none.
+        silent = {"histosys": "code0", "normsys": "code1"}
+        codes = {k: settings.get(k, {}).get("interpcode", code) for k, code in silent.items()}
+        return cls.from_spec(model.spec, model.config.poi_name, codes)
+
+
+def _possible(model: Model, spec: dict) -> Model:
+    """The model, unless less than nothing is expected in a bin at the starting values.
+
+    ``ValueError`` where that can be known, otherwise NaN, which no fit overlooks.
+    """
+    nominal = model.nominal
+    if not (checks.is_traced(nominal) or (np.asarray(nominal) < 0).any()):
+        return model
+    known = not checks.is_traced(*jax.tree.leaves(model))
+    with jax.ensure_compile_time_eval() if known else nullcontext():
+        by_cell = jax.lax.stop_gradient(model).expected_by_cell(jax.lax.stop_gradient(model.init))
+        total, size = model.main_from_cells(by_cell), model.main_from_cells(jnp.abs(by_cell))
+        impossible = total < -ROUNDING * size
+    if not known:
+        return replace(
+            model, nominal=jnp.where(impossible[model.structure.cell_bin], jnp.nan, nominal)
+        )
+    bins = [
+        f"{channel['name']}[{i}]"
+        for channel in sorted(spec["channels"], key=lambda channel: channel["name"])
+        for i in range(np.size(channel["samples"][0]["data"]))
+    ]
+    for i in np.flatnonzero(impossible)[:1]:
+        raise ValueError(
+            f"{bins[i]}: the samples add up to {total[i]:.6g} events at the starting values of the "
+            "parameters, which must be at least 0: merge bins, or set the negative yields to 0"
+        )
+    return model
 
 
 def _poisson_deviance(rates, counts):

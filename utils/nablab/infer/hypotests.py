@@ -157,6 +157,7 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
     ``anywhere`` (which may be traced).
     """
     fitted, bins = plan(model.structure).shared, model.structure.main_bins
+    poi_index = model.structure.poi_index  # None where the model has none
     start = model.init if near is None else near
     inits = [start if poi is None else start.at[model.poi_index].set(poi) for poi in pois]
     fixed = [
@@ -195,7 +196,8 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
         # Data in a bin where none are expected have no likelihood. One signal strength may make
         # them impossible, which is a result; where all do, something is wrong.
         impossible = (data[:bins] > 0) & (model.expected_main(best) <= SMALLEST_RATE)
-        nothing_fits = impossible.any() & ~fixed[model.poi_index]
+        held = False if poi_index is None else fixed[poi_index]
+        nothing_fits = impossible.any() & ~jnp.asarray(held)
         status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
         certificate = replace(result.certificate, at_bound=at_bound, status=status)
         return Fit(best, result.value, certificate)

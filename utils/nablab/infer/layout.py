@@ -15,7 +15,8 @@ from nablab import checks
 from nablab.infer import entries
 
 TINY = float(np.finfo(float).tiny)  # stands for "greater than 0"
-# The smallest number allowed in each kind of entry; the other kinds may have either sign.
+# The smallest number allowed in each kind of entry of modifiers and parameters; the other kinds may
+# have either sign, and so may yields, as only the sum over the samples is a rate.
 SMALLEST = {"data": 0.0, "lo": TINY, "hi": TINY, "sigmas": TINY, "factors": TINY}
 
 
@@ -65,9 +66,10 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
     named = list(entries.entries(spec))
     sizes = [np.size(entry.holder[entry.key]) for entry in named]
     starts = np.cumsum([0, *sizes])
-    smallest = np.repeat([SMALLEST.get(entry.key, -np.inf) for entry in named], sizes)
+    smallest = np.repeat([_smallest(entry) for entry in named], sizes)
+    # By the place in the document, never by the joined names, which may be the same twice.
     position = {
-        entry.name: first + np.arange(size)
+        (id(entry.holder), entry.key): first + np.arange(size)
         for entry, first, size in zip(named, starts[:-1], sizes, strict=True)
     }
 
@@ -75,24 +77,25 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
     shapesys, staterror = {}, {}  # parameter: (yield, uncertainty) of each sample
     for channel, sample in samples(spec):
         place = f"{channel['name']}/{sample['name']}"
-        yields = position[f"{place}: data"]
+        yields = position[id(sample), "data"]
         rows_down, rows_up = [], []
         for modifier in sample["modifiers"]:
             kind, name = modifier["type"], modifier["name"]
             entry = f"{place}: {kind} {name}"
             if kind == "histosys":
                 for rows, side in ((rows_down, "lo_data"), (rows_up, "hi_data")):
-                    rows.append(position[f"{entry} {side}"])
+                    rows.append(position[id(modifier["data"]), side])
                     _same_length(f"{entry} {side}", rows[-1], yields)
             elif kind == "normsys":
-                normsys_down.append(position[f"{entry} lo"])
-                normsys_up.append(position[f"{entry} hi"])
+                normsys_down.append(position[id(modifier["data"]), "lo"])
+                normsys_up.append(position[id(modifier["data"]), "hi"])
             elif kind in ("shapesys", "staterror"):
-                _same_length(entry, position[entry], yields)
+                errors = position[id(modifier), "data"]
+                _same_length(entry, errors, yields)
                 is_shapesys = kind == "shapesys"
                 table = shapesys if is_shapesys else staterror
                 first = start[name] if is_shapesys else staterror_start[name, channel["name"]]
-                for i, pair in enumerate(zip(yields, position[entry], strict=True)):
+                for i, pair in enumerate(zip(yields, errors, strict=True)):
                     table.setdefault(first + i, []).append(pair)
         nominal.append(yields)
         down.append(rows_down)
@@ -135,8 +138,8 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
             continue
         here = config.par_slice(name)
         if "bounds" in parameter:
-            block["lower"][here] = position[f"{name}: bounds"][0::2]
-            block["upper"][here] = position[f"{name}: bounds"][1::2]
+            block["lower"][here] = position[id(parameter), "bounds"][0::2]
+            block["upper"][here] = position[id(parameter), "bounds"][1::2]
         for key, field, where in (
             ("inits", "init", here),
             ("factors", "poisson_scale", here),
@@ -144,7 +147,7 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
             ("auxdata", "auxdata", auxiliary.get(name)),
         ):
             if key in parameter:
-                block[field][where] = position[f"{name}: {key}"]
+                block[field][where] = position[id(parameter), key]
         if "fixed" in parameter:
             maskable[here] = 0
     poisson_auxdata = block["auxdata"][structure.poisson_auxdata]
@@ -155,7 +158,7 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
     stat_pairs = [pairs + nothing * (most - len(pairs)) for pairs in staterror.values()]
     fillers = nominal
     return Layout(
-        names=tuple(position),
+        names=tuple(entry.name for entry in named),
         starts=starts,
         smallest=smallest,
         constants=np.concatenate([np.asarray(c, dtype=float) for c in constants.values()]),
@@ -180,6 +183,11 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
         maskable=maskable,
         parameter_names=structure.parameter_names,
     )
+
+
+def _smallest(entry):
+    is_yield = "modifiers" in entry.holder
+    return -np.inf if is_yield else SMALLEST.get(entry.key, -np.inf)
 
 
 def _same_length(name, positions, yields):

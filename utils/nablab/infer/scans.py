@@ -105,14 +105,9 @@ def profile_grid(
 
 
 def _index(model: Model, parameter: str | int) -> int:
-    names = model.parameter_names
-    if isinstance(parameter, str) and parameter not in names:
-        raise ValueError(f"parameter is {parameter!r}: choose from {', '.join(names)}")
-    index = names.index(parameter) if isinstance(parameter, str) else int(parameter)
-    if not 0 <= index < len(names):
-        raise ValueError(f"parameter is {parameter}: the model has {len(names)} parameters")
+    index = model.index(parameter)
     if not checks.is_traced(model.fixed) and np.asarray(model.fixed)[index]:
-        raise ValueError(f"parameter is {names[index]!r}: the model holds it fixed")
+        raise ValueError(f"parameter is {model.parameter_names[index]!r}: the model holds it fixed")
     return index
 
 

@@ -22,7 +22,7 @@ class Structure:
     A "cell" is one sample in one bin; ``rows x cells`` tables say which parameter acts on it.
     """
 
-    poi_index: int
+    poi_index: int | None
     parameter_names: tuple[str, ...]
     main_bins: int
     channel_shapes: tuple[tuple[int, int], ...]  # (samples, bins) of each channel
@@ -37,8 +37,19 @@ class Structure:
     codes: tuple[str, str]
     interpolated: np.ndarray = field(repr=False)  # parameters of histosys and normsys
 
+    # Copies, and what another process made of the same specification, are the same object here:
+    # nothing is compiled again for them.
+    def __copy__(self):
+        return self
 
-def read(spec: dict, poi_name: str, histosys_code: str, normsys_code: str):
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        return _restored, tuple(vars(self).values())
+
+
+def read(spec: dict, poi_name: str | None, histosys_code: str, normsys_code: str):
     """Structure (one object for all specifications of the same form) and numbers of a model."""
     key = json.dumps(entries.form(spec))
     structure, where = _structure(key, poi_name, histosys_code, normsys_code)
@@ -46,7 +57,7 @@ def read(spec: dict, poi_name: str, histosys_code: str, normsys_code: str):
 
 
 @functools.lru_cache(maxsize=256)
-def _structure(key: str, poi_name: str, histosys_code: str, normsys_code: str):
+def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code: str):
     """Structure, and where its numbers are, for a specification without numbers."""
     spec = json.loads(key)
     settings = {"histosys": {"interpcode": histosys_code}, "normsys": {"interpcode": normsys_code}}
@@ -121,10 +132,27 @@ def _one_object(structure: Structure) -> Structure:
     return _structures.setdefault(content, structure)
 
 
+def _restored(*fields) -> Structure:
+    return _one_object(Structure(*fields))
+
+
 def _config(spec, poi_name, settings):
     """What pyhf makes of the specification: its own messages, and some where it has none."""
     try:
-        config = pyhf.Model(spec, poi_name=poi_name, modifier_settings=settings).config
+        with entries.explained(spec):
+            config = pyhf.Model(spec, poi_name=None, modifier_settings=settings).config
+    except KeyError as error:
+        slashed = [
+            modifier["name"]
+            for _, sample in layout.samples(spec)
+            for modifier in sample["modifiers"]
+            if modifier["type"] == "staterror" and "/" in modifier["name"]
+        ]
+        if not slashed:
+            raise
+        raise ValueError(
+            f"staterror {slashed[0]!r} has a '/' in its name, which pyhf cannot read: rename it"
+        ) from error
     except AssertionError as error:
         raise ValueError(
             "a staterror is missing on a sample: all samples that share a staterror must have it "
@@ -135,15 +163,22 @@ def _config(spec, poi_name, settings):
         if any(p["name"] == "lumi" and needed <= set(p) for p in spec.get("parameters", [])):
             raise
         raise ValueError("lumi needs inits, bounds and auxdata among the parameters") from None
-    if config.poi_index is None:
-        raise ValueError("poi_name is empty: name the parameter of interest")
-    _unique("channels", [channel["name"] for channel in spec["channels"]])
+    try:
+        config.set_poi(poi_name or None)
+    except pyhf.exceptions.InvalidModel as error:
+        if poi_name in config.par_order:
+            raise
+        raise pyhf.exceptions.InvalidModel(
+            f"{error} Does it hold the background only? Then add a signal patch. A model without "
+            "parameter of interest has poi_name=''"
+        ) from None
+    unique("channels", [channel["name"] for channel in spec["channels"]])
     for channel in spec["channels"]:
         samples = [sample["name"] for sample in channel["samples"]]
-        _unique(f"samples in channel {channel['name']}", samples)
+        unique(f"samples in channel {channel['name']}", samples)
     for channel, sample in layout.samples(spec):
         place = f"{channel['name']}/{sample['name']}"
-        _unique(f"modifiers of {place}", [(m["type"], m["name"]) for m in sample["modifiers"]])
+        unique(f"modifiers of {place}", [(m["type"], m["name"]) for m in sample["modifiers"]])
         for modifier in sample["modifiers"]:
             parameters = config.param_set(modifier["name"]).n_parameters
             if modifier["type"] == "shapefactor" and parameters < len(sample["data"]):
@@ -154,7 +189,7 @@ def _config(spec, poi_name, settings):
     return config
 
 
-def _unique(what, names):
+def unique(what, names):
     """pyhf silently takes the last of two channels, samples or modifiers of the same name."""
     for name, count in Counter(names).items():
         if count > 1:

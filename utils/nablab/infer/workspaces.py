@@ -19,6 +19,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import entries
 from nablab.infer.histfactory import Model
+from nablab.infer.specification import unique
 
 Document = dict | str | Path
 
@@ -28,19 +29,22 @@ def read(
     measurement: str | None = None,
     patches: Sequence = (),
     codes: dict[str, str] | None = None,
+    poi_name: str | None = None,
 ) -> tuple[Model, Float[Array, "data"]]:
     """Model and data (main, then auxiliary) of a workspace.
 
     Args:
-        workspace: the dict, or the path of its JSON file.
+        workspace: the dict or ``pyhf.Workspace``, or the path of its JSON file.
         measurement: the name of one; it says which parameter is of interest and configures the
             parameters. By default the first, as in pyhf.
         patches: see :func:`patched`.
         codes: interpolation codes, see :meth:`Model.from_spec`; a workspace does not say which.
+        poi_name: the parameter of interest, in place of the measurement's; ``""`` for a model
+            without one, which is also what an empty name in the measurement means.
 
     Raises:
         ValueError: see :func:`patched` and :meth:`Model.from_spec`; also observations that are
-            absent, of the wrong length, negative or not finite.
+            absent, there twice, of the wrong length, negative or not finite.
         pyhf.exceptions.InvalidSpecification, InvalidMeasurement, InvalidModel, ...: pyhf's own
             message for a workspace of the wrong form.
     """
@@ -49,8 +53,10 @@ def read(
     index = _measurement(json.dumps(form), measurement)
     config = workspace["measurements"][index]["config"]
     spec = {"channels": workspace["channels"], "parameters": config["parameters"]}
-    model = Model.from_spec(spec, poi_name=config["poi"], codes=codes)
+    poi_name = config["poi"] if poi_name is None else poi_name
+    model = Model.from_spec(spec, poi_name=poi_name, codes=codes)
     bins = _bins(form)
+    unique("observations", [entry["name"] for entry in form["observations"]])
     lengths = {entry["name"]: len(entry["data"]) for entry in form["observations"]}
     for channel, length in bins.items():
         if lengths.get(channel) != length:
@@ -68,7 +74,8 @@ def read(
 @functools.lru_cache(maxsize=256)
 def _measurement(form: str, name: str | None) -> int:
     """Which measurement of a workspace without numbers pyhf takes."""
-    workspace = pyhf.Workspace(json.loads(form))
+    with entries.explained(json.loads(form)) as plain_form:
+        workspace = pyhf.Workspace(plain_form)
     return workspace["measurements"].index(workspace.get_measurement(name))
 
 
@@ -82,14 +89,15 @@ def patched(workspace: Document, patches: Sequence) -> dict:
     """A copy of the workspace with JSON patches (RFC 6902) applied, one after the other.
 
     Args:
-        workspace: the dict, or the path of its JSON file.
+        workspace: the dict or ``pyhf.Workspace``, or the path of its JSON file.
         patches: each one a list of operations, a single operation, a patch of a ``pyhf.PatchSet``,
             the path of a JSON file with one of these, or a pair ``(patch set, which)``. The patch
             set is a dict, a path or a ``pyhf.PatchSet``, and ``which`` the name or the values of
             the patch; the patch set's digests must be those of the workspace, as in pyhf.
 
     Raises:
-        ValueError: a patch that is none of these, or does not fit the workspace.
+        ValueError: a file that is no JSON, a patch that is none of these, or one that does not fit
+            the workspace.
         pyhf.exceptions.PatchSetVerificationError, InvalidPatchLookup, InvalidSpecification: pyhf's
             own message for another workspace's patch set, an unknown patch, a wrong patch set.
     """
@@ -131,9 +139,17 @@ def _operations(patch, workspace) -> list:
 
 
 def _load(document: Document):
-    if isinstance(document, str | Path):
-        return json.loads(Path(document).read_text())
-    return document
+    if not isinstance(document, str | Path):
+        return document
+    if isinstance(document, str) and document.lstrip().startswith(("{", "[")):
+        raise ValueError(
+            f"{document.strip()[:20]!r}... is the text of a JSON file where its path is expected: "
+            "give the path, or json.loads of the text"
+        )
+    try:  # as bytes, whose encoding JSON can tell: UTF-8, with or without a mark, in any locale
+        return json.loads(Path(document).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{document} is not a JSON file: {error}") from None
 
 
 def assemble(
@@ -193,7 +209,7 @@ def write(workspace: dict, path: str | Path | None = None) -> dict:
     for entry in entries.entries(result):
         checks.finite(entry.name, entry.holder[entry.key])
     if path is not None:
-        Path(path).write_text(json.dumps(result, indent=2) + "\n")
+        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 

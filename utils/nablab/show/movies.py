@@ -75,7 +75,7 @@ def record(
     with tempfile.TemporaryDirectory() as folder:
         path, log = Path(folder) / "movie.mp4", Path(folder) / "log"
         command = _encoder(path, width, height, fps)
-        with log.open("w") as stderr, Popen(command, stdin=PIPE, stderr=stderr) as ffmpeg:
+        with log.open("wb") as stderr, Popen(command, stdin=PIPE, stderr=stderr) as ffmpeg:
             try:
                 ffmpeg.stdin.write(pixels)
                 for index, frame in enumerate(frames[1:], start=1):
@@ -83,7 +83,8 @@ def record(
             except BrokenPipeError:
                 ffmpeg.kill()
         if ffmpeg.returncode != 0:
-            raise RuntimeError(f"ffmpeg could not encode the movie: {log.read_text()[-500:]}")
+            said = log.read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"ffmpeg could not encode the movie: {said[-500:]}")
         mp4 = path.read_bytes()
     return Movie(mp4, len(frames), fps, width, height, alt or figure.get_label())
 
