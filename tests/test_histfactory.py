@@ -1,5 +1,10 @@
 """Likelihoods against pyhf, number by number, and clear errors for bad specifications."""
 
+import copy
+import pickle
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import models
@@ -8,7 +13,7 @@ import pyhf
 import pytest
 from models import MU, channel, modifier
 
-from nablab.infer import interpolation
+from nablab.infer import hypotests, interpolation
 from nablab.infer.histfactory import Model
 
 ONE_EACH = {
@@ -229,3 +234,110 @@ def test_deviance_is_zero_for_its_own_expectation_and_finite_for_empty_bins():
     value, gradient = jax.value_and_grad(model.deviance)(model.init, data)
     assert value > 100.0
     assert jnp.isfinite(gradient).all()
+
+
+NEGATIVE_B1 = [50.0, 40.0]
+NEGATIVE = {
+    "published": (
+        [],
+        [modifier("normsys", "rate", {"lo": 0.9, "hi": 1.1})],
+        0.424404,
+    ),
+    "nothing": ([], [], None),
+    "normsys on both": ([modifier("normsys", "r", {"lo": 0.9, "hi": 1.1})],) * 2 + (None,),
+    "staterror on both": (
+        [modifier("staterror", "mc", [2.0, 2.0])],
+        [modifier("staterror", "mc", [0.5, 0.3])],
+        None,
+    ),
+    "staterror on the negative one": ([], [modifier("staterror", "mc", [0.5, 0.3])], None),
+    "shapesys on the negative one": ([], [modifier("shapesys", "bins", [0.9, 0.3])], None),
+    "histosys of both signs": (
+        [],
+        [modifier("histosys", "h", {"lo_data": [2.5, -0.4], "hi_data": [3.4, 0.1]})],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEGATIVE)
+def test_a_sample_may_be_negative_where_the_bin_is_positive(name):
+    """Interference, or weights of either sign: as pyhf, which looks at neither."""
+    on_first, on_second, published = NEGATIVE[name]
+    spec = {
+        "channels": [
+            channel(
+                "c",
+                s=([5.0, 4.0], [MU]),
+                b1=(NEGATIVE_B1, on_first),
+                b2=([3.0, -0.2], on_second),
+            )
+        ]
+    }
+    reference, model = pair(spec)
+    np.testing.assert_array_equal(model.fixed, reference.config.suggested_fixed())
+    data = [52.0, 43.0, *reference.config.auxdata]
+    for point in random_points(reference, 5):
+        np.testing.assert_allclose(
+            model.logpdf(point, jnp.array(data)), reference.logpdf(point, data)[0], rtol=1e-10
+        )
+    found = hypotests.cls(model, jnp.array(data)).require()
+    expected = pyhf.infer.hypotest(1.0, data, reference)
+    np.testing.assert_allclose(found.observed, expected, rtol=2e-6)
+    if published:
+        np.testing.assert_allclose(found.observed, published, atol=1e-6)
+
+
+def test_samples_that_cancel_are_an_empty_bin():
+    spec = {
+        "channels": [channel("c", s=([5.0], [MU]), a=([0.3], []), b=([-0.1], []), d=([-0.2], []))],
+        "parameters": [{"name": "mu", "inits": [0.0]}],
+    }
+    assert abs(Model.from_spec(spec).expected_main(jnp.zeros(1))[0]) < 1e-15
+
+
+COUNT = """
+import pickle, sys
+import copy
+import pickle
+import subprocess
+import sys
+
+import jax
+compiled = 0
+def count(event, *_, **__):
+    global compiled
+    compiled += event == "/jax/core/compile/backend_compile_duration"
+jax.monitoring.register_event_duration_secs_listener(count)
+from nablab.infer import hypotests
+from nablab.infer.histfactory import Model
+from nablab.train.coverage import coverage
+with open(sys.argv[1], "rb") as file:
+    spec, model, other, data = pickle.load(file)
+assert other.structure is model.structure is Model.from_spec(spec).structure
+first = hypotests.cls(model, data).observed
+before = compiled
+assert hypotests.cls(other, data).observed == first
+assert hypotests.cls(Model.from_spec(spec), data).observed == first
+assert before and compiled == before, (before, compiled)
+coverage(other, Model.from_spec(spec), jax.random.key(1), toys=2)
+print(float(first))
+"""
+
+
+def test_a_model_survives_pickle_and_copies(tmp_path):
+    """Here and in another process it has the one structure of its specification."""
+    spec = SPECS["everything"]
+    model = Model.from_spec(spec)
+    copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    for other in copies:
+        assert other.structure is model.structure
+        for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(model), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    data = model.expected_data(model.init)
+    observed = hypotests.cls(model, data).observed
+    path = tmp_path / "model.pickle"
+    path.write_bytes(pickle.dumps((spec, model, copies[1], data)))
+    run = subprocess.run([sys.executable, "-c", COUNT, path], capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr.decode()
+    np.testing.assert_allclose(float(run.stdout), observed, rtol=1e-12)

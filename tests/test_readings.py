@@ -1,7 +1,10 @@
 """Pulls, impacts, goodness of fit and sensitivity, against refits, minuit, toys and differences."""
 
 import copy
+import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import iminuit
 import jax
@@ -441,3 +444,76 @@ def test_readings_without_a_parameter_of_interest(everything):
     scan = scans.profile_scan(without, data, values, "energy").require()
     reference = scans.profile_scan(model, data, values, "energy")
     np.testing.assert_allclose(scan.difference, reference.difference, rtol=1e-7)
+
+
+AGC = (
+    Path(os.environ.get("NABLAB_DATA", Path(__file__).parents[2] / "shared/data"))
+    / "histograms/agc-cms-ttbar/histos_all_file_per_process.json"
+)
+SINGLE_TOP = ("single_top_s_chan", "single_top_t_chan", "single_top_tW")
+EVERY = ("ttbar", "wjets", *SINGLE_TOP)
+# Name: (templates up and down, where no down one mirrors the up one, and the samples).
+AGC_SHAPES = {
+    "ME": (("ME_var", None), ("ttbar",)),
+    "PS": (("PS_var", None), ("ttbar",)),
+    "ttbar scale": (("scaleup", "scaledown"), ("ttbar",)),
+    "JES": (("pt_scale_up", None), EVERY),
+    "JER": (("pt_res_up", None), EVERY),
+    **{f"b-tag {i}": ((f"btag_var_{i}_up", f"btag_var_{i}_down"), EVERY) for i in range(4)},
+    "wjets scale": (("scale_var_up", "scale_var_down"), ("wjets",)),
+}
+
+
+def agc():
+    """The ttbar analysis of CMS open data (Analysis Grand Challenge), as cabinetry builds it."""
+    histograms = json.loads(AGC.read_text(encoding="utf-8"))
+
+    def template(*parts):
+        contents = histograms["_".join(parts)]["contents"]
+        return np.array(contents[4:26]).reshape(11, 2).sum(axis=1)  # 110 to 550 GeV in 11 bins
+
+    def shaped(region, sample, name):
+        (up, down), _ = AGC_SHAPES[name]
+        nominal, up = template(region, sample), template(region, sample, up)
+        down = template(region, sample, down) if down else 2 * nominal - up
+        rates = {"lo": down.sum() / nominal.sum(), "hi": up.sum() / nominal.sum()}
+        shapes = {"lo_data": down / rates["lo"], "hi_data": up / rates["hi"]}
+        return [models.modifier("normsys", name, rates), models.modifier("histosys", name, shapes)]
+
+    def modifiers(region, sample):
+        names = [name for name, (_, samples) in AGC_SHAPES.items() if sample in samples]
+        found = [entry for name in names for entry in shaped(region, sample, name)]
+        found.append(models.modifier("normsys", "lumi", {"lo": 0.97, "hi": 1.03}))
+        errors = np.sqrt(template(region, sample))
+        found.append(models.modifier("staterror", f"staterror_{region}", errors))
+        return found + [models.MU] * (sample == "ttbar")
+
+    channels = [
+        models.channel(region, **{s: (template(region, s), modifiers(region, s)) for s in EVERY})
+        for region in ("4j1b", "4j2b")
+    ]
+    model = Model.from_spec({"channels": channels})
+    counts = [template(region, "pseudodata") for region in ("4j1b", "4j2b")]
+    return model, jnp.concatenate([*counts, model.auxdata])
+
+
+@pytest.mark.skipif(not AGC.exists(), reason="set NABLAB_DATA to a folder with histograms/")
+def test_impacts_of_a_real_fit_differ_from_refits_by_what_the_docstring_says():
+    model, data = agc()
+    assert len(model.init) == 34
+    fit = hypotests.best_fit(model, data)
+    fit.certificate.require()
+    pulls, impacts = (read(model, data, fit) for read in (readings.pulls, readings.impacts))
+    width = pulls.postfit_width[model.poi_index]
+    third_order = {}
+    for name in AGC_SHAPES:
+        p = model.index(name)
+        up, down = (
+            refit(model, data, p, fit.parameters[p] + sign * pulls.postfit_width[p])
+            for sign in (1, -1)
+        )
+        third_order[name] = abs((up - down) / 2 - impacts.postfit[p]) / width
+    assert max(third_order, key=third_order.get) == "ttbar scale"
+    np.testing.assert_allclose(third_order["ttbar scale"], 0.12, atol=0.01)
+    said = " ".join(readings.impacts.__doc__.split())
+    assert "up to 12 % of the uncertainty of mu for a ttbar analysis" in said
