@@ -25,6 +25,7 @@ from nablab.checks import is_traced
 # What a model is made of, and what only says how large: the first must be known before tracing.
 _STRUCTURE = ("name", "type", "fixed", "poi", "version")
 _HS3 = {"distributions", "domains", "likelihoods", "parameter_points", "analyses"}
+_LIST = "#numbers"
 _CONFIGURED = ("inits", "bounds", "auxdata", "sigmas", "factors")
 
 
@@ -115,7 +116,7 @@ def numbers(spec: dict) -> NamedNumbers:
     return NamedNumbers(
         jnp.asarray(vector if traced.any() else known),
         names,
-        tuple(np.shape(_ones(value)) for value in values),
+        tuple(map(_shape, values)),
     )
 
 
@@ -143,7 +144,7 @@ def with_numbers(spec: dict, numbers: Mapping) -> dict:
         missing.remove(entry.name)
         one_vector = isinstance(numbers, NamedNumbers)
         new = numbers.part(entry.name) if one_vector else numbers[entry.name]
-        shape, old = np.shape(_ones(new)), np.shape(_ones(entry.holder[entry.key]))
+        shape, old = _shape(new), _shape(entry.holder[entry.key])
         if shape != old:
             raise ValueError(f"{entry.name} has shape {shape}, but the specification's has {old}")
         entry.holder[entry.key] = new
@@ -203,7 +204,9 @@ def _validate(spec):
     """pyhf's own message for a specification or workspace of the wrong form."""
     is_workspace = isinstance(spec, Mapping) and {"observations", "measurements"} & set(spec)
     with explained(spec):
-        pyhf.schema.validate(form(spec), "workspace.json" if is_workspace else "model.json")
+        # Some numbers of each list are enough to judge the form.
+        some = spread(form(spec), most=4)
+        pyhf.schema.validate(some, "workspace.json" if is_workspace else "model.json")
 
 
 @contextmanager
@@ -257,7 +260,10 @@ def _one_each(names):
 
 
 def form(value, place: str = "specification"):
-    """What does not depend on the numbers, as plain JSON: 1.0 stands for every number."""
+    """What does not depend on the numbers, as plain JSON.
+
+    1.0 stands for every number, and ``{"#numbers": n}`` for a list of n: see :func:`spread`.
+    """
     if isinstance(value, dict):
         for key in _STRUCTURE:
             if key in value and is_traced(value[key]):
@@ -268,13 +274,13 @@ def form(value, place: str = "specification"):
         _check_data(value, place)
         return {key: form(entry, f"{place}.{key}") for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        if {float, int}.issuperset(map(type, value)):
-            return [1.0] * len(value)
-        return [form(entry, f"{place}[{i}]") for i, entry in enumerate(value)]
+        if value and {float, int}.issuperset(map(type, value)):
+            return {_LIST: len(value)}
+        return _shortened([form(entry, f"{place}[{i}]") for i, entry in enumerate(value)])
     if value is None or isinstance(value, (bool, str)):
         return value
     try:
-        return _ones(value)
+        return _compact(value)
     except TypeError:
         raise ValueError(
             f"{place} is a {type(value).__name__}: a specification holds dicts, lists, texts and "
@@ -282,18 +288,58 @@ def form(value, place: str = "specification"):
         ) from None
 
 
-def _ones(value):
-    """1.0 in the shape of a number, an array or a list; concrete yes-or-no values stay."""
+def spread(form, most: int | None = None):
+    """A :func:`form` with lists of 1.0, of at most ``most`` numbers."""
+    if isinstance(form, dict):
+        if _LIST in form:
+            return [1.0] * min(form[_LIST], most or form[_LIST])
+        return {key: spread(entry, most) for key, entry in form.items()}
+    return [spread(entry, most) for entry in form] if isinstance(form, list) else form
+
+
+def length(form) -> int:
+    """How many entries a list in a :func:`form` has."""
+    return form[_LIST] if isinstance(form, dict) else len(form)
+
+
+def size(form) -> int:
+    """How many numbers there are in a number, or a list of lists or numbers, in a form."""
+    if isinstance(form, list):
+        return sum(map(size, form))
+    return form[_LIST] if isinstance(form, dict) else 1
+
+
+def _compact(value):
+    """The form of a number, an array or a list with traced numbers in it."""
     if isinstance(value, (list, tuple)):
-        return [_ones(entry) for entry in value]
+        return _shortened([_compact(entry) for entry in value])
     if isinstance(value, Part) or is_traced(value):
-        return np.ones(value.shape).tolist()
+        return _of_shape(value.shape)
     array = np.asarray(value)
     if array.dtype.kind == "b":
         return array.tolist()
     if array.dtype.kind not in "iuf":
         raise TypeError(f"not a number: {value!r}")
-    return np.ones(array.shape).tolist()
+    return _of_shape(array.shape)
+
+
+def _shortened(parts):
+    """The form of a list, from those of its entries."""
+    return {_LIST: len(parts)} if parts and set(map(type, parts)) == {float} else parts
+
+
+def _of_shape(shape):
+    if not shape:
+        return 1.0
+    if len(shape) == 1 and shape[0]:
+        return {_LIST: int(shape[0])}
+    return [_of_shape(shape[1:])] * shape[0]
+
+
+def _shape(value) -> tuple[int, ...]:
+    if isinstance(value, (np.ndarray, jax.Array, Part)):
+        return tuple(value.shape)
+    return np.shape(spread(_compact(value)))
 
 
 def skeleton(value):

@@ -114,7 +114,10 @@ class Model:
         s = self.structure
         additive, factor = (interpolation.ADDITIVE[s.codes[0]], interpolation.FACTOR[s.codes[1]])
         shifted = self.nominal + additive(
-            parameters[s.shifts], self.shift_down, self.nominal, self.shift_up
+            parameters[s.shift_parameters][:, s.cell_sample],
+            self.shift_down,
+            self.nominal,
+            self.shift_up,
         ).sum(axis=0)
         normsys = factor(
             take(parameters, s.normsys_parameter), self.normsys_down, 1.0, self.normsys_up

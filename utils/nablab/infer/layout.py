@@ -30,11 +30,14 @@ class Layout:
 
     names: tuple[str, ...]
     starts: np.ndarray  # of each named entry
-    smallest: np.ndarray  # allowed value of each number
+    bounded: np.ndarray  # positions of numbers with a smallest value
+    smallest: np.ndarray  # and these values
     constants: np.ndarray
     shapesys: np.ndarray  # [2, bins]: positions of yield and uncertainty
     staterror: np.ndarray  # [2, bins, samples]: the same, of every sample in the bin
     fields: dict[str, np.ndarray]  # field of the model: positions
+    tables: dict[str, np.ndarray]  # field: position of the first number, [rows, samples]
+    widths: tuple[int, ...]  # bins of each sample
     fixed: np.ndarray  # [parameters]: by the specification
     maskable: np.ndarray  # [parameters]: 0, or 1 + the shapesys or staterror bin it belongs to
     parameter_names: tuple[str, ...]
@@ -57,86 +60,116 @@ def padded(rows_by_sample, fillers) -> np.ndarray:
     return np.concatenate(tables, axis=1)
 
 
-def build(spec, config, structure, start, staterror_start) -> Layout:
-    """The layout of a specification without numbers (1.0 for each), as pyhf reads it.
+def build(form, sets, structure, staterror_start) -> Layout:
+    """The layout of a specification without numbers, as pyhf reads it.
 
-    ``start`` is the first parameter of each parameter name, ``staterror_start`` that of each
-    staterror in each channel.
+    ``staterror_start`` is the first parameter of each staterror in each channel.
     """
-    named = list(entries.entries(spec))
-    sizes = [np.size(entry.holder[entry.key]) for entry in named]
+    named = list(entries.entries(form))
+    sizes = [entries.size(entry.holder[entry.key]) for entry in named]
     starts = np.cumsum([0, *sizes])
-    smallest = np.repeat([_smallest(entry) for entry in named], sizes)
     # By the place in the document, never by the joined names, which may be the same twice.
     position = {
-        (id(entry.holder), entry.key): first + np.arange(size)
-        for entry, first, size in zip(named, starts[:-1], sizes, strict=True)
+        (id(entry.holder), entry.key): range(first, first + size)
+        for entry, first, size in zip(named, starts[:-1].tolist(), sizes, strict=True)
     }
 
     nominal, down, up, normsys_down, normsys_up = [], [], [], [], []
     shapesys, staterror = {}, {}  # parameter: (yield, uncertainty) of each sample
-    for channel, sample in samples(spec):
+    for channel, sample in samples(form):
         place = f"{channel['name']}/{sample['name']}"
         yields = position[id(sample), "data"]
         rows_down, rows_up = [], []
         for modifier in sample["modifiers"]:
-            kind, name = modifier["type"], modifier["name"]
+            kind, name, data = modifier["type"], modifier["name"], id(modifier.get("data"))
             entry = f"{place}: {kind} {name}"
             if kind == "histosys":
                 for rows, side in ((rows_down, "lo_data"), (rows_up, "hi_data")):
-                    rows.append(position[id(modifier["data"]), side])
-                    _same_length(f"{entry} {side}", rows[-1], yields)
+                    varied = position[data, side]
+                    _same_length(f"{entry} {side}", varied, yields)
+                    rows.append([varied.start])
             elif kind == "normsys":
-                normsys_down.append(position[id(modifier["data"]), "lo"])
-                normsys_up.append(position[id(modifier["data"]), "hi"])
+                normsys_down += position[data, "lo"]
+                normsys_up += position[data, "hi"]
             elif kind in ("shapesys", "staterror"):
                 errors = position[id(modifier), "data"]
                 _same_length(entry, errors, yields)
                 is_shapesys = kind == "shapesys"
                 table = shapesys if is_shapesys else staterror
-                first = start[name] if is_shapesys else staterror_start[name, channel["name"]]
+                first = sets.start[name] if is_shapesys else staterror_start[name, channel["name"]]
                 for i, pair in enumerate(zip(yields, errors, strict=True)):
                     table.setdefault(first + i, []).append(pair)
         nominal.append(yields)
         down.append(rows_down)
         up.append(rows_up)
 
-    widths = np.ones(config.npars)
-    for name in config.auxdata_order:
-        widths[config.par_slice(name)] = config.param_set(name).width()
-    bounds = config.suggested_bounds()
-    for name, pair in zip(structure.parameter_names, bounds, strict=True):
-        if len(pair) != 2:  # pyhf's schema lets it pass
-            raise ValueError(f"{name}: bounds must be a list of pairs [lower, upper]")
-    lower, upper = np.array(bounds, dtype=float).T
     constants = {
         "zero": [0.0],
-        "init": config.suggested_init(),
-        "lower": lower,
-        "upper": upper,
-        "normal_width": widths,
-        "auxdata": config.auxdata,
+        "init": sets.init,
+        "lower": sets.bounds[:, 0],
+        "upper": sets.bounds[:, 1],
+        "normal_width": sets.width,
+        "auxdata": sets.auxdata,
     }
-    block, stop = {}, starts[-1]
+    block, maskable = _blocks(form, sets, structure, constants, shapesys, staterror, position)
+    bounded, smallest = _bounded(named, position, block["auxdata"][structure.poisson_auxdata])
+
+    most = max((len(pairs) for pairs in staterror.values()), default=0)
+    nothing = [(starts[-1], starts[-1])]  # the position of the 0
+    stat_pairs = [pairs + nothing * (most - len(pairs)) for pairs in staterror.values()]
+    fillers = [[yields.start] for yields in nominal]  # without a variation: the nominal yields
+    return Layout(
+        names=tuple(entry.name for entry in named),
+        starts=starts,
+        bounded=bounded,
+        smallest=smallest,
+        constants=np.concatenate([np.asarray(c, dtype=float) for c in constants.values()]),
+        shapesys=np.array(list(shapesys.values()), dtype=int).reshape(-1, 2).T,
+        staterror=np.moveaxis(
+            np.array(stat_pairs, dtype=int).reshape(len(stat_pairs), most, 2), -1, 0
+        ),
+        fields={
+            "nominal": np.concatenate(nominal),
+            "normsys_down": np.array(normsys_down, dtype=int),
+            "normsys_up": np.array(normsys_up, dtype=int),
+            "poisson_scale": block["poisson_scale"][structure.poisson_parameter],
+            "normal_width": block["normal_width"][structure.normal_parameter],
+            "auxdata": block["auxdata"],
+            "init": block["init"],
+            "lower": block["lower"],
+            "upper": block["upper"],
+        },
+        tables={"shift_down": padded(down, fillers), "shift_up": padded(up, fillers)},
+        widths=tuple(map(len, nominal)),
+        fixed=sets.fixed,
+        maskable=maskable,
+        parameter_names=structure.parameter_names,
+    )
+
+
+def _blocks(form, sets, structure, constants, shapesys, staterror, position):
+    """Positions of what each parameter has, and :attr:`Layout.maskable`."""
+    block, stop = {}, max(numbers.stop for numbers in position.values())
     derived = {"shapesys": shapesys, "staterror": staterror}
     for name, numbers in (constants | derived).items():
         block[name] = stop + np.arange(len(numbers))
         stop += len(numbers)
     # Some defaults follow from the yields, and what the specification says comes before both.
-    block["poisson_scale"] = np.zeros(config.npars, dtype=int)
+    parameters = len(sets.names)
+    block["poisson_scale"] = np.zeros(parameters, dtype=int)
     block["poisson_scale"][list(shapesys)] = block["shapesys"]
     block["normal_width"][list(staterror)] = block["staterror"]
     block["auxdata"][structure.poisson_auxdata] = block["poisson_scale"][
         structure.poisson_parameter
     ]
-    maskable = np.zeros(config.npars, dtype=int)
+    maskable = np.zeros(parameters, dtype=int)
     maskable[[*shapesys, *staterror]] = 1 + np.arange(len(shapesys) + len(staterror))
-    auxiliary = _auxiliary_slices(config)
-    for parameter in spec.get("parameters", []):
+    auxiliary = _auxiliary_slices(sets)
+    for parameter in form.get("parameters", []):
         name = parameter["name"]
-        if name not in start:
+        if name not in sets.start:
             continue
-        here = config.par_slice(name)
+        here = sets.place(name)
         if "bounds" in parameter:
             block["lower"][here] = position[id(parameter), "bounds"][0::2]
             block["upper"][here] = position[id(parameter), "bounds"][1::2]
@@ -150,38 +183,22 @@ def build(spec, config, structure, start, staterror_start) -> Layout:
                 block[field][where] = position[id(parameter), key]
         if "fixed" in parameter:
             maskable[here] = 0
-    poisson_auxdata = block["auxdata"][structure.poisson_auxdata]
-    smallest[poisson_auxdata[poisson_auxdata < starts[-1]]] = 0.0
+    return block, maskable
 
-    most = max((len(pairs) for pairs in staterror.values()), default=0)
-    nothing = [(starts[-1], starts[-1])]  # the position of the 0
-    stat_pairs = [pairs + nothing * (most - len(pairs)) for pairs in staterror.values()]
-    fillers = nominal
-    return Layout(
-        names=tuple(entry.name for entry in named),
-        starts=starts,
-        smallest=smallest,
-        constants=np.concatenate([np.asarray(c, dtype=float) for c in constants.values()]),
-        shapesys=np.array(list(shapesys.values()), dtype=int).reshape(-1, 2).T,
-        staterror=np.moveaxis(
-            np.array(stat_pairs, dtype=int).reshape(len(stat_pairs), most, 2), -1, 0
-        ),
-        fields={
-            "nominal": np.concatenate(nominal),
-            "shift_down": padded(down, fillers),
-            "shift_up": padded(up, fillers),
-            "normsys_down": np.concatenate([*normsys_down, np.zeros(0, int)]),
-            "normsys_up": np.concatenate([*normsys_up, np.zeros(0, int)]),
-            "poisson_scale": block["poisson_scale"][structure.poisson_parameter],
-            "normal_width": block["normal_width"][structure.normal_parameter],
-            "auxdata": block["auxdata"],
-            "init": block["init"],
-            "lower": block["lower"],
-            "upper": block["upper"],
-        },
-        fixed=np.array(config.suggested_fixed(), dtype=bool),
-        maskable=maskable,
-        parameter_names=structure.parameter_names,
+
+def _bounded(named, position, poisson_auxdata):
+    """Positions of the numbers that have a smallest value, and these values."""
+    bounded, smallest = [np.zeros(0, dtype=int)], [np.zeros(0)]
+    for entry in named:
+        least, those = _smallest(entry), position[id(entry.holder), entry.key]
+        if least > -np.inf:
+            bounded.append(np.asarray(those, dtype=int))
+            smallest.append(np.full(len(those), least))
+    last = max(numbers.stop for numbers in position.values())
+    counts = poisson_auxdata[poisson_auxdata < last]
+    return (
+        np.concatenate([*bounded, counts]),
+        np.concatenate([*smallest, np.zeros(len(counts))]),
     )
 
 
@@ -195,11 +212,11 @@ def _same_length(name, positions, yields):
         raise ValueError(f"{name} has {len(positions)} numbers, but the sample has {len(yields)}")
 
 
-def _auxiliary_slices(config):
+def _auxiliary_slices(sets):
     """Where the auxiliary data of each parameter name are."""
     slices, start = {}, 0
-    for name in config.auxdata_order:
-        slices[name] = slice(start, start + config.param_set(name).n_parameters)
+    for name in sets.constrained:
+        slices[name] = slice(start, start + sets.size[name])
         start = slices[name].stop
     return slices
 
@@ -209,38 +226,77 @@ def fetch(spec: dict, layout: Layout) -> dict:
     values = [entry.holder[entry.key] for entry in entries.entries(spec)]
     known, traced, vector = entries.flat(values)
     _check(known, layout)
-    pool, empty = _pool(known, layout, np)
+    rest, empty = _rest(known, layout, np)
     with jax.ensure_compile_time_eval():  # what is known stays known inside jit
-        found = {name: jnp.asarray(pool[where]) for name, where in layout.fields.items()}
+        found = {
+            name: jnp.asarray(_at(known, rest, where, np)) for name, where in layout.fields.items()
+        }
+        for name, starts in layout.tables.items():
+            found[name] = jnp.asarray(_table(known, starts, layout))
         found["fixed"] = jnp.asarray(layout.fixed | empty[layout.maskable])
     if vector is not None:
         # Where raising is impossible a forbidden number becomes NaN, which no fit overlooks.
-        allowed = jnp.isfinite(vector) & (vector >= layout.smallest)
-        pool, empty = _pool(jnp.where(allowed, vector, jnp.nan), layout, jnp)
+        smallest = np.full(len(known), -np.inf)
+        smallest[layout.bounded] = layout.smallest
+        allowed = jnp.isfinite(vector) & (vector >= smallest)
+        vector = jnp.where(allowed, vector, jnp.nan)
+        rest, empty = _rest(vector, layout, jnp)
         reached, empty_reached = _reached(traced, layout)
         for name, where in layout.fields.items():
             if reached[where].any():
-                found[name] = jnp.take(pool, where, mode="clip")
+                found[name] = _at(vector, rest, where, jnp)
+        for name, starts in layout.tables.items():
+            where = _positions(starts, layout)
+            if traced[where].any():
+                found[name] = jnp.take(vector, where, mode="clip")
         if empty_reached[layout.maskable].any():
             found["fixed"] = layout.fixed | jnp.take(empty, layout.maskable, mode="clip")
     return found | {"init": _inside_bounds(found, layout)}
 
 
-def _pool(vector, layout, xp):
-    """The pool, and which shapesys and staterror bins have no uncertainty (the first: never).
+def _positions(starts, layout):
+    """Positions of a table, [rows, cells]."""
+    within = np.concatenate([np.arange(width) for width in layout.widths])
+    return np.repeat(starts, layout.widths, axis=1) + within
+
+
+def _table(vector, starts, layout):
+    """A table of known numbers, a sample at a time: its positions would need as much memory."""
+    table = np.empty((len(starts), sum(layout.widths)))
+    stop = 0
+    for sample, width in enumerate(layout.widths):
+        start, stop = stop, stop + width
+        table[:, start:stop] = vector[starts[:, sample, None] + np.arange(width)]
+    return table
+
+
+def _at(vector, rest, where, xp):
+    """Entries of the pool, which is the vector followed by the rest; neither is copied."""
+    size = len(vector)
+    if where.max(initial=-1) < size:
+        return xp.take(vector, where, mode="clip")
+    return xp.where(
+        where < size,
+        xp.take(vector, np.minimum(where, size - 1), mode="clip"),
+        xp.take(rest, np.maximum(where - size, 0), mode="clip"),
+    )
+
+
+def _rest(vector, layout, xp):
+    """The pool beyond the vector, and which shapesys and staterror bins have no uncertainty (the
+    first: never).
 
     Written such that NaN is not mistaken for a bin without uncertainty.
     """
-    numbers = xp.concatenate([vector, np.zeros(1)])
-    yields, errors = xp.take(numbers, layout.shapesys, mode="clip")
+    yields, errors = _at(vector, np.zeros(1), layout.shapesys, xp)
     empty = (yields <= 0) | (errors <= 0)
     scale = (xp.where(empty, 1.0, yields) / xp.where(empty, 1.0, errors)) ** 2
-    yields, errors = xp.take(numbers, layout.staterror, mode="clip")
+    yields, errors = _at(vector, np.zeros(1), layout.staterror, xp)
     total, square = yields.sum(axis=-1), (errors**2).sum(axis=-1)
     stat_empty = (total <= 0) | (square <= 0)
     relative = xp.sqrt(xp.where(stat_empty, 1.0, square)) / xp.where(stat_empty, 1.0, total)
-    pool = xp.concatenate([vector, layout.constants, scale, relative])
-    return pool, xp.concatenate([np.zeros(1, dtype=bool), empty, stat_empty])
+    rest = xp.concatenate([layout.constants, scale, relative])
+    return rest, xp.concatenate([np.zeros(1, dtype=bool), empty, stat_empty])
 
 
 def _reached(traced, layout):
@@ -255,14 +311,16 @@ def _reached(traced, layout):
 
 def _check(known, layout) -> None:
     """Raise ``ValueError`` naming the first number that is not finite or not allowed."""
-    bad = ~np.isfinite(known) | (known < layout.smallest)
+    bad = ~np.isfinite(known)
+    bad[layout.bounded] |= known[layout.bounded] < layout.smallest
     if not bad.any():
         return
     first = int(np.argmax(bad))
     which = int(np.searchsorted(layout.starts, first, side="right")) - 1
     entry = known[layout.starts[which] : layout.starts[which + 1]]
     checks.finite(layout.names[which], entry)
-    checks.positive(layout.names[which], entry, allow_zero=bool(layout.smallest[first] == 0.0))
+    allow_zero = 0.0 in layout.smallest[layout.bounded == first]
+    checks.positive(layout.names[which], entry, allow_zero=allow_zero)
 
 
 def _inside_bounds(found, layout):

@@ -1,15 +1,14 @@
 """Reading a pyhf specification: pyhf decides the structure, the numbers are read around it."""
 
 import functools
+import hashlib
 import json
 import weakref
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyhf
 
-from nablab.infer import entries, layout
+from nablab.infer import entries, layout, parameter_sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +18,8 @@ class Structure:
     The names of samples do not count, so that all signal hypotheses of an analysis are compiled
     once.
 
-    A "cell" is one sample in one bin; ``rows x cells`` tables say which parameter acts on it.
+    A "cell" is one sample in one bin; ``rows x cells`` tables say which parameter acts on it. An
+    additive modifier has one parameter for all bins of a sample.
     """
 
     poi_index: int | None
@@ -27,7 +27,8 @@ class Structure:
     main_bins: int
     channel_shapes: tuple[tuple[int, int], ...]  # (samples, bins) of each channel
     cell_bin: np.ndarray
-    shifts: np.ndarray  # [rows, cells]: parameter of each additive modifier
+    cell_sample: np.ndarray
+    shift_parameters: np.ndarray  # [rows, samples]: parameter of each additive modifier
     factors: np.ndarray  # [rows, cells]: index into (parameters, normsys factors, 1)
     normsys_parameter: np.ndarray
     poisson_parameter: np.ndarray
@@ -36,6 +37,11 @@ class Structure:
     normal_auxdata: np.ndarray
     codes: tuple[str, str]
     interpolated: np.ndarray = field(repr=False)  # parameters of histosys and normsys
+
+    @property
+    def shifts(self) -> np.ndarray:
+        """Parameter of each additive modifier, [rows, cells]."""
+        return self.shift_parameters[:, self.cell_sample]
 
     # Copies, and what another process made of the same specification, are the same object here:
     # nothing is compiled again for them.
@@ -59,23 +65,23 @@ def read(spec: dict, poi_name: str | None, histosys_code: str, normsys_code: str
 @functools.lru_cache(maxsize=256)
 def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code: str):
     """Structure, and where its numbers are, for a specification without numbers."""
-    spec = json.loads(key)
+    form = json.loads(key)
     settings = {"histosys": {"interpcode": histosys_code}, "normsys": {"interpcode": normsys_code}}
-    config = _config(spec, poi_name, settings)
+    sets = parameter_sets.read(form, poi_name, settings)
+    parameters = len(sets.names)
 
-    start = {name: config.par_slice(name).start for name in config.par_order}
-    staterror_start = _staterror_starts(spec, start)
+    staterror_start = _staterror_starts(form, sets)
     shifts, factors, cell_bin, normsys, interpolated = [], [], [], [], set()
-    for channel, sample in layout.samples(spec):
-        bins = np.arange(len(sample["data"]))
-        cell_bin.append(config.channel_slices[channel["name"]].start + bins)
+    for channel, sample, first in _placed(form):
+        bins = np.arange(entries.length(sample["data"]))
+        cell_bin.append(first + bins)
         shift_rows, factor_rows = [], []
         for modifier in sample["modifiers"]:
-            kind, parameter = modifier["type"], start[modifier["name"]]
+            kind, parameter = modifier["type"], sets.start[modifier["name"]]
             if kind == "histosys":
-                shift_rows.append(np.full(bins.shape, parameter))
+                shift_rows.append([parameter])
             elif kind == "normsys":
-                factor_rows.append(np.full(bins.shape, config.npars + len(normsys)))
+                factor_rows.append(np.full(bins.shape, parameters + len(normsys)))
                 normsys.append(parameter)
             elif kind in ("normfactor", "lumi"):
                 factor_rows.append(np.full(bins.shape, parameter))
@@ -89,25 +95,28 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
         factors.append(factor_rows)
 
     poisson, normal, auxiliary = [], [], 0
-    for name in config.auxdata_order:
-        parameters = np.arange(start[name], start[name] + config.param_set(name).n_parameters)
-        kind = poisson if config.param_set(name).pdf_type == "poisson" else normal
-        kind.extend(zip(parameters, auxiliary + np.arange(len(parameters)), strict=True))
-        auxiliary += len(parameters)
+    for name in sets.constrained:
+        those = sets.place(name)
+        kind = poisson if sets.constraint[name] == "poisson" else normal
+        measured = range(auxiliary, auxiliary + sets.size[name])
+        kind.extend(zip(range(those.start, those.stop), measured, strict=True))
+        auxiliary = measured.stop
     poisson = np.array(poisson, dtype=int).reshape(-1, 2)
     normal = np.array(normal, dtype=int).reshape(-1, 2)
 
-    one = config.npars + len(normsys)
+    one = parameters + len(normsys)
+    sizes = [len(bins) for bins in cell_bin]
     structure = Structure(
-        poi_index=config.poi_index,
-        parameter_names=tuple(config.par_names),
-        main_bins=config.nmaindata,
+        poi_index=sets.poi_index,
+        parameter_names=sets.names,
+        main_bins=int(max(bins[-1] for bins in cell_bin)) + 1,
         channel_shapes=tuple(
-            (len(channel["samples"]), len(channel["samples"][0]["data"]))
-            for channel in sorted(spec["channels"], key=lambda channel: channel["name"])
+            (len(channel["samples"]), entries.length(channel["samples"][0]["data"]))
+            for channel in sorted(form["channels"], key=lambda channel: channel["name"])
         ),
         cell_bin=np.concatenate(cell_bin),
-        shifts=layout.padded(shifts, [np.zeros_like(bins) for bins in cell_bin]),
+        cell_sample=np.repeat(np.arange(len(sizes)), sizes),
+        shift_parameters=layout.padded(shifts, [[0] for _ in sizes]),
         factors=layout.padded(factors, [np.full_like(bins, one) for bins in cell_bin]),
         normsys_parameter=np.array(normsys, dtype=int),
         poisson_parameter=poisson[:, 0],
@@ -117,7 +126,17 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
         codes=(histosys_code, normsys_code),
         interpolated=np.array(sorted(interpolated), dtype=int),
     )
-    return _one_object(structure), layout.build(spec, config, structure, start, staterror_start)
+    return _one_object(structure), layout.build(form, sets, structure, staterror_start)
+
+
+def _placed(form):
+    """(channel, sample, first bin of the channel), channels in pyhf's order."""
+    first, before = 0, None
+    for channel, sample in layout.samples(form):
+        if before is not None and channel is not before:
+            first += entries.length(before["samples"][0]["data"])
+        before = channel
+        yield channel, sample, first
 
 
 _structures = weakref.WeakValueDictionary()
@@ -126,7 +145,9 @@ _structures = weakref.WeakValueDictionary()
 def _one_object(structure: Structure) -> Structure:
     """The first structure that was equal to this one."""
     content = tuple(
-        (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+        (value.shape, hashlib.sha256(value.tobytes()).digest())
+        if isinstance(value, np.ndarray)
+        else value
         for value in vars(structure).values()
     )
     return _structures.setdefault(content, structure)
@@ -136,73 +157,13 @@ def _restored(*fields) -> Structure:
     return _one_object(Structure(*fields))
 
 
-def _config(spec, poi_name, settings):
-    """What pyhf makes of the specification: its own messages, and some where it has none."""
-    try:
-        with entries.explained(spec):
-            config = pyhf.Model(spec, poi_name=None, modifier_settings=settings).config
-    except KeyError as error:
-        slashed = [
-            modifier["name"]
-            for _, sample in layout.samples(spec)
-            for modifier in sample["modifiers"]
-            if modifier["type"] == "staterror" and "/" in modifier["name"]
-        ]
-        if not slashed:
-            raise
-        raise ValueError(
-            f"staterror {slashed[0]!r} has a '/' in its name, which pyhf cannot read: rename it"
-        ) from error
-    except AssertionError as error:
-        raise ValueError(
-            "a staterror is missing on a sample: all samples that share a staterror must have it "
-            "in the same channels"
-        ) from error
-    except TypeError:
-        needed = {"inits", "bounds", "auxdata"}
-        if any(p["name"] == "lumi" and needed <= set(p) for p in spec.get("parameters", [])):
-            raise
-        raise ValueError("lumi needs inits, bounds and auxdata among the parameters") from None
-    try:
-        config.set_poi(poi_name or None)
-    except pyhf.exceptions.InvalidModel as error:
-        if poi_name in config.par_order:
-            raise
-        raise pyhf.exceptions.InvalidModel(
-            f"{error} Does it hold the background only? Then add a signal patch. A model without "
-            "parameter of interest has poi_name=''"
-        ) from None
-    unique("channels", [channel["name"] for channel in spec["channels"]])
-    for channel in spec["channels"]:
-        samples = [sample["name"] for sample in channel["samples"]]
-        unique(f"samples in channel {channel['name']}", samples)
-    for channel, sample in layout.samples(spec):
-        place = f"{channel['name']}/{sample['name']}"
-        unique(f"modifiers of {place}", [(m["type"], m["name"]) for m in sample["modifiers"]])
-        for modifier in sample["modifiers"]:
-            parameters = config.param_set(modifier["name"]).n_parameters
-            if modifier["type"] == "shapefactor" and parameters < len(sample["data"]):
-                raise ValueError(
-                    f"{place}: shapefactor {modifier['name']} has {parameters} parameters, from "
-                    f"another channel, but the sample has {len(sample['data'])} bins"
-                )
-    return config
-
-
-def unique(what, names):
-    """pyhf silently takes the last of two channels, samples or modifiers of the same name."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise ValueError(f"{count} {what} are named {name!r}")
-
-
-def _staterror_starts(spec, start):
+def _staterror_starts(form, sets):
     """First parameter of each staterror in each channel: they count on across channels."""
-    starts, used = {}, dict(start)
-    for channel, sample in layout.samples(spec):
+    starts, used = {}, dict(sets.start)
+    for channel, sample in layout.samples(form):
         for modifier in sample["modifiers"]:
             place = (modifier["name"], channel["name"])
             if modifier["type"] == "staterror" and place not in starts:
                 starts[place] = used[modifier["name"]]
-                used[modifier["name"]] += len(sample["data"])
+                used[modifier["name"]] += entries.length(sample["data"])
     return starts

@@ -19,7 +19,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import entries
 from nablab.infer.histfactory import Model
-from nablab.infer.specification import unique
+from nablab.infer.parameter_sets import unique
 
 Document = dict | str | Path
 
@@ -57,7 +57,7 @@ def read(
     model = Model.from_spec(spec, poi_name=poi_name, codes=codes)
     bins = _bins(form)
     unique("observations", [entry["name"] for entry in form["observations"]])
-    lengths = {entry["name"]: len(entry["data"]) for entry in form["observations"]}
+    lengths = {entry["name"]: entries.length(entry["data"]) for entry in form["observations"]}
     for channel, length in bins.items():
         if lengths.get(channel) != length:
             raise ValueError(
@@ -74,14 +74,15 @@ def read(
 @functools.lru_cache(maxsize=256)
 def _measurement(form: str, name: str | None) -> int:
     """Which measurement of a workspace without numbers pyhf takes."""
-    with entries.explained(json.loads(form)) as plain_form:
-        workspace = pyhf.Workspace(plain_form)
+    # Some numbers of each list are enough to judge the form.
+    with entries.explained(entries.spread(json.loads(form), most=4)) as some:
+        workspace = pyhf.Workspace(some)
     return workspace["measurements"].index(workspace.get_measurement(name))
 
 
 def _bins(form) -> dict[str, int]:
     """Bins of each channel, in pyhf's order."""
-    bins = {channel["name"]: len(channel["samples"][0]["data"]) for channel in form["channels"]}
+    bins = {c["name"]: entries.length(c["samples"][0]["data"]) for c in form["channels"]}
     return dict(sorted(bins.items()))
 
 
