@@ -380,7 +380,7 @@ from nablab.infer import workspaces
 model, data = workspaces.read(sys.argv[1])
 assert workspaces.patched(sys.argv[1], [])["channels"][0]["samples"][1]["name"] == "\u00b5+jets"
 workspaces.write(workspaces.patched(sys.argv[1], []), sys.argv[2])
-print(model.parameter_names, float(data[0]))
+print(ascii(model.parameter_names), float(data[0]))
 """
 
 

@@ -286,9 +286,7 @@ class Model:
         """
         main = model.main_model
         if main.clip_sample_data is not None or main.clip_bin_data is not None:
-            raise ValueError(
-                "clip_sample_data and clip_bin_data of the pyhf.Model are not supported"
-            )
+            raise ValueError("the pyhf.Model clips its rates, which is not supported")
         settings = model.config.modifier_settings
         # What pyhf takes where the settings say nothing of a kind, unlike where there are none.
         silent = {"histosys": "code0", "normsys": "code1"}
@@ -306,13 +304,10 @@ def _possible(model: Model, spec: dict) -> Model:
         return model
     known = not checks.is_traced(*jax.tree.leaves(model))
     with jax.ensure_compile_time_eval() if known else nullcontext():
-        by_cell = jax.lax.stop_gradient(model).expected_by_cell(jax.lax.stop_gradient(model.init))
-        total, size = model.main_from_cells(by_cell), model.main_from_cells(jnp.abs(by_cell))
-        impossible = total < -ROUNDING * size
+        total, impossible = _start(jax.lax.stop_gradient(model))
     if not known:
-        return replace(
-            model, nominal=jnp.where(impossible[model.structure.cell_bin], jnp.nan, nominal)
-        )
+        there = impossible[model.structure.cell_bin]
+        return replace(model, nominal=jnp.where(there, jnp.nan, nominal))
     bins = [
         f"{channel['name']}[{i}]"
         for channel in sorted(spec["channels"], key=lambda channel: channel["name"])
@@ -324,6 +319,14 @@ def _possible(model: Model, spec: dict) -> Model:
             "parameters, which must be at least 0: merge bins, or set the negative yields to 0"
         )
     return model
+
+
+@jax.jit
+def _start(model):
+    """Expected events of each bin at the starting values, and whether they are less than 0."""
+    by_cell = model.expected_by_cell(model.init)
+    total, size = model.main_from_cells(by_cell), model.main_from_cells(jnp.abs(by_cell))
+    return total, total < -ROUNDING * size
 
 
 def _poisson_deviance(rates, counts):
