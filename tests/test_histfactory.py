@@ -196,7 +196,7 @@ def test_configured_parameters_win():
     ("entry", "value", "message"),
     [
         ("background", [50.0, float("nan")], r"c/background: data\[1\] is nan"),
-        ("background", [50.0, -1.0], r"c/background: data\[1\] is -1"),
+        ("background", [50.0, -3.0], r"c\[1\]: the samples add up to -1 events"),
         ("uncertainty", [3.0, -7.0], r"shapesys uncorrelated\[1\] is -7"),
     ],
 )
@@ -285,11 +285,6 @@ def test_samples_that_cancel_are_an_empty_bin():
 
 COUNT = """
 import pickle, sys
-import copy
-import pickle
-import subprocess
-import sys
-
 import jax
 compiled = 0
 def count(event, *_, **__):
@@ -302,19 +297,19 @@ from nablab.train.coverage import coverage
 with open(sys.argv[1], "rb") as file:
     spec, model, other, data = pickle.load(file)
 assert other.structure is model.structure is Model.from_spec(spec).structure
-first = hypotests.cls(model, data).observed
+first = float(hypotests.cls(model, data).observed)
 before = compiled
-assert hypotests.cls(other, data).observed == first
-assert hypotests.cls(Model.from_spec(spec), data).observed == first
+assert float(hypotests.cls(other, data).observed) == first
+assert float(hypotests.cls(Model.from_spec(spec), data).observed) == first
 assert before and compiled == before, (before, compiled)
 coverage(other, Model.from_spec(spec), jax.random.key(1), toys=2)
-print(float(first))
+print(first)
 """
 
 
 def test_a_model_survives_pickle_and_copies(tmp_path):
     """Here and in another process it has the one structure of its specification."""
-    spec = SPECS["everything"]
+    spec = SPECS["normsys"]
     model = Model.from_spec(spec)
     copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     for other in copies:
