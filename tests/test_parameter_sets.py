@@ -13,7 +13,7 @@ import test_histfactory
 import test_workspaces
 from models import MU, channel, modifier
 
-from nablab.infer import entries, parameter_sets
+from nablab.infer import forms, parameter_sets
 from nablab.infer.histfactory import PYHF_CODES, Model
 
 SETTINGS = {kind: {"interpcode": code} for kind, code in PYHF_CODES.items()}
@@ -48,13 +48,13 @@ def parts_shown(monkeypatch):
 @pytest.mark.parametrize("poi_name", ["mu", ""])
 @pytest.mark.parametrize("name", SPECS)
 def test_in_parts_as_in_one(name, poi_name, monkeypatch):
-    form = entries.form(SPECS[name])
+    form = forms.form(SPECS[name])
     whole = parameter_sets.read(form, poi_name, SETTINGS)
-    reference = pyhf.Model(entries.spread(form), poi_name=poi_name).config
+    reference = pyhf.Model(forms.spread(form), poi_name=poi_name).config
     monkeypatch.setattr(parameter_sets, "LARGE", 0)
     shown = parts_shown(monkeypatch)
     parts = parameter_sets.read(form, poi_name, SETTINGS)
-    assert 1 <= len(shown) <= 2 and shown[0] != entries.spread(form)
+    assert 1 <= len(shown) <= 2 and shown[0] != forms.spread(form)
     assert parts.names == tuple(reference.par_names)
     assert parts.poi_index == reference.poi_index
     assert parts.constrained == reference.auxdata_order
@@ -71,11 +71,11 @@ def test_wrong_in_parts_as_in_one(name, monkeypatch):
         pyhf.Model(wrong)
     monkeypatch.setattr(parameter_sets, "LARGE", 0)
     with pytest.raises(of_pyhf.type):
-        parameter_sets.read(entries.form(wrong), "mu", SETTINGS)
+        parameter_sets.read(forms.form(wrong), "mu", SETTINGS)
 
 
 def test_the_parameter_of_interest_in_parts(monkeypatch):
-    form = entries.form(models.everything())
+    form = forms.form(models.everything())
     monkeypatch.setattr(parameter_sets, "LARGE", 0)
     for poi_name, message in (("absent", "add a signal patch"), ("mc", "multiple components")):
         with pytest.raises(pyhf.exceptions.InvalidModel, match=message):
@@ -112,11 +112,11 @@ def test_pyhf_is_not_shown_the_bins_of_shapes(monkeypatch):
 
 def test_forms_are_short_and_can_be_spread():
     spec = wide(1000, 3)
-    form = entries.form(spec)
+    form = forms.form(spec)
     assert len(str(form)) < 1200
-    sample = entries.spread(form)["channels"][0]["samples"][1]
+    sample = forms.spread(form)["channels"][0]["samples"][1]
     assert sample["data"] == [1.0] * 1000
-    assert entries.spread(form, most=2)["channels"][0]["samples"][1]["data"] == [1.0, 1.0]
+    assert forms.spread(form, most=2)["channels"][0]["samples"][1]["data"] == [1.0, 1.0]
     for numbers, shape in (
         (3, 1.0),
         ([1.0, 2], [1.0, 1.0]),
@@ -126,5 +126,5 @@ def test_forms_are_short_and_can_be_spread():
         ([], []),
         (np.zeros(0), []),
     ):
-        assert entries.spread(entries.form(numbers)) == shape
-        assert entries.size(entries.form(numbers)) == np.size(shape)
+        assert forms.spread(forms.form(numbers)) == shape
+        assert forms.size(forms.form(numbers)) == np.size(shape)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nablab import checks
-from nablab.infer import entries
+from nablab.infer import entries, forms
 
 TINY = float(np.finfo(float).tiny)  # stands for "greater than 0"
 # The smallest number allowed in each kind of entry of modifiers and parameters; the other kinds may
@@ -66,7 +66,7 @@ def build(form, sets, structure, staterror_start) -> Layout:
     ``staterror_start`` is the first parameter of each staterror in each channel.
     """
     named = list(entries.entries(form))
-    sizes = [entries.size(entry.holder[entry.key]) for entry in named]
+    sizes = [forms.size(entry.holder[entry.key]) for entry in named]
     starts = np.cumsum([0, *sizes])
     # By the place in the document, never by the joined names, which may be the same twice.
     position = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyhf
 
-from nablab.infer import entries, layout
+from nablab.infer import forms, layout
 
 ONE_PARAMETER = {"histosys", "lumi", "normfactor", "normsys"}  # of one parameter; pyhf's first ones
 # From so many entries of pyhf's tables on, a specification is shown in two parts.
@@ -55,7 +55,7 @@ class ParameterSets:
 def read(form: dict, poi_name: str | None, settings: dict) -> ParameterSets:
     """pyhf's parameters for a specification without numbers; its messages, and some of our own."""
     try:
-        with entries.explained(form):
+        with forms.explained(form):
             configs = _configs(form, settings)
     except KeyError as error:
         slashed = [
@@ -92,14 +92,14 @@ def _configs(form, settings) -> list:
         return model.config
 
     def in_two():
-        pyhf.schema.validate(entries.spread(form, most=1), "model.json")
+        pyhf.schema.validate(forms.spread(form, most=1), "model.json")
         ones, many = (_part(form, scalar) for scalar in (True, False))
         if _parameters(ones) & _parameters(many):
             return None
         parts = [part for part in (ones, many) if _parameters(part)]
         return [config(part, validate=False) for part in parts] or None
 
-    return (_is_large(form) and in_two()) or [config(entries.spread(form))]
+    return (_is_large(form) and in_two()) or [config(forms.spread(form))]
 
 
 def _is_large(form) -> bool:
@@ -107,7 +107,7 @@ def _is_large(form) -> bool:
     try:
         names, samples, bins = set(), set(), 0
         for channel in form["channels"]:
-            lengths = {entries.length(sample["data"]) for sample in channel["samples"]}
+            lengths = {forms.length(sample["data"]) for sample in channel["samples"]}
             if len(lengths) != 1:
                 return False
             bins += lengths.pop()
@@ -130,9 +130,9 @@ def _part(form, scalar: bool) -> dict:
             "samples": [
                 {
                     "name": sample["name"],
-                    "data": entries.spread(sample["data"], most),
+                    "data": forms.spread(sample["data"], most),
                     "modifiers": [
-                        entries.spread(modifier, most)
+                        forms.spread(modifier, most)
                         for modifier in sample["modifiers"]
                         if (modifier["type"] in ONE_PARAMETER) == scalar
                     ],
@@ -144,7 +144,7 @@ def _part(form, scalar: bool) -> dict:
     ]
     part = {"channels": channels}
     here = _parameters(part)
-    configured = [entries.spread(p) for p in form.get("parameters", []) if p["name"] in here]
+    configured = [forms.spread(p) for p in form.get("parameters", []) if p["name"] in here]
     return part | {"parameters": configured}
 
 
@@ -207,7 +207,7 @@ def _check(form, sets) -> None:
         samples = [sample["name"] for sample in channel["samples"]]
         unique(f"samples in channel {channel['name']}", samples)
     for channel, sample in layout.samples(form):
-        place, bins = f"{channel['name']}/{sample['name']}", entries.length(sample["data"])
+        place, bins = f"{channel['name']}/{sample['name']}", forms.length(sample["data"])
         unique(f"modifiers of {place}", [(m["type"], m["name"]) for m in sample["modifiers"]])
         for modifier in sample["modifiers"]:
             parameters = sets.size[modifier["name"]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nablab.infer import entries, layout, parameter_sets
+from nablab.infer import forms, layout, parameter_sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Structure:
 
 def read(spec: dict, poi_name: str | None, histosys_code: str, normsys_code: str):
     """Structure (one object for all specifications of the same form) and numbers of a model."""
-    key = json.dumps(entries.form(spec))
+    key = json.dumps(forms.form(spec))
     structure, where = _structure(key, poi_name, histosys_code, normsys_code)
     return structure, layout.fetch(spec, where)
 
@@ -73,7 +73,7 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
     staterror_start = _staterror_starts(form, sets)
     shifts, factors, cell_bin, normsys, interpolated = [], [], [], [], set()
     for channel, sample, first in _placed(form):
-        bins = np.arange(entries.length(sample["data"]))
+        bins = np.arange(forms.length(sample["data"]))
         cell_bin.append(first + bins)
         shift_rows, factor_rows = [], []
         for modifier in sample["modifiers"]:
@@ -111,7 +111,7 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
         parameter_names=sets.names,
         main_bins=int(max(bins[-1] for bins in cell_bin)) + 1,
         channel_shapes=tuple(
-            (len(channel["samples"]), entries.length(channel["samples"][0]["data"]))
+            (len(channel["samples"]), forms.length(channel["samples"][0]["data"]))
             for channel in sorted(form["channels"], key=lambda channel: channel["name"])
         ),
         cell_bin=np.concatenate(cell_bin),
@@ -134,7 +134,7 @@ def _placed(form):
     first, before = 0, None
     for channel, sample in layout.samples(form):
         if before is not None and channel is not before:
-            first += entries.length(before["samples"][0]["data"])
+            first += forms.length(before["samples"][0]["data"])
         before = channel
         yield channel, sample, first
 
@@ -165,5 +165,5 @@ def _staterror_starts(form, sets):
             place = (modifier["name"], channel["name"])
             if modifier["type"] == "staterror" and place not in starts:
                 starts[place] = used[modifier["name"]]
-                used[modifier["name"]] += entries.length(sample["data"])
+                used[modifier["name"]] += forms.length(sample["data"])
     return starts

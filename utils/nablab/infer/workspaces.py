@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import entries
+from nablab.infer import entries, forms
 from nablab.infer.histfactory import Model
 from nablab.infer.parameter_sets import unique
 
@@ -49,7 +49,7 @@ def read(
             message for a workspace of the wrong form.
     """
     workspace = patched(workspace, patches)
-    form = entries.form(workspace, "workspace")
+    form = forms.form(workspace, "workspace")
     index = _measurement(json.dumps(form), measurement)
     config = workspace["measurements"][index]["config"]
     spec = {"channels": workspace["channels"], "parameters": config["parameters"]}
@@ -57,7 +57,7 @@ def read(
     model = Model.from_spec(spec, poi_name=poi_name, codes=codes)
     bins = _bins(form)
     unique("observations", [entry["name"] for entry in form["observations"]])
-    lengths = {entry["name"]: entries.length(entry["data"]) for entry in form["observations"]}
+    lengths = {entry["name"]: forms.length(entry["data"]) for entry in form["observations"]}
     for channel, length in bins.items():
         if lengths.get(channel) != length:
             raise ValueError(
@@ -75,14 +75,14 @@ def read(
 def _measurement(form: str, name: str | None) -> int:
     """Which measurement of a workspace without numbers pyhf takes."""
     # Some numbers of each list are enough to judge the form.
-    with entries.explained(entries.spread(json.loads(form), most=4)) as some:
+    with forms.explained(forms.spread(json.loads(form), most=4)) as some:
         workspace = pyhf.Workspace(some)
     return workspace["measurements"].index(workspace.get_measurement(name))
 
 
 def _bins(form) -> dict[str, int]:
     """Bins of each channel, in pyhf's order."""
-    bins = {c["name"]: entries.length(c["samples"][0]["data"]) for c in form["channels"]}
+    bins = {c["name"]: forms.length(c["samples"][0]["data"]) for c in form["channels"]}
     return dict(sorted(bins.items()))
 
 
@@ -173,7 +173,7 @@ def assemble(
     Raises:
         ValueError: the observed counts are not one for each bin.
     """
-    bins = _bins(entries.form(spec))
+    bins = _bins(forms.form(spec))
     if jnp.shape(observed) != (sum(bins.values()),):
         raise ValueError(
             f"observed has shape {jnp.shape(observed)}, but the model has {sum(bins.values())} bins"
