@@ -36,6 +36,15 @@ def refused(fit: Fit, wrong: Bool[Array, ""]) -> Fit:
     )
 
 
+def check_free(model: Model, index: int, purpose: str) -> None:
+    """Raise ``ValueError`` where the model fixes a parameter, unless that is only known later."""
+    if not is_traced(model.fixed) and np.asarray(model.fixed)[index]:
+        raise ValueError(
+            f"the model holds {model.parameter_names[index]!r} fixed: free it (`fixed` of the "
+            f"model, or of its measurement) to {purpose}"
+        )
+
+
 def check(model: Model, index: int, name: str, values) -> None:
     """Raise ``ValueError`` naming the first of the ``values`` that is outside of the box.
 

@@ -2,9 +2,9 @@
 
 Interpolated templates give a likelihood several minima: mostly one on either side of a nuisance
 parameter. From the minimum that was found one looks along each such parameter, the others
-following as the curvature there tells: between two places where the slope changes from downhill to
-uphill is a valley. And where a fit of the same function within other bounds has ended is a place to
-look at, too.
+staying or following as the curvature there tells: between two places where the slope changes from
+downhill to uphill is a valley. And where a fit of the same function within other bounds has ended
+is a place to look at, too.
 """
 
 import jax
@@ -49,33 +49,32 @@ def candidates(function, args, ends, lower, upper, along, tries):
     """
     fits, size = ends.x.shape
     others = fits * (fits > 1)
-    row = others + len(along) * len(PLACES)
+    lines = np.tile(along, 2 if size > 1 else 1)
+    table = (len(lines), len(PLACES))
+    row = others + len(lines) * len(PLACES)
 
     def places(end, lower, upper):
         """Where to evaluate, and in which direction."""
-        directions = jnp.broadcast_to(_follow(end, along)[:, None], (len(along), len(PLACES), size))
-        points = end.x + (PLACES - end.x[along, None])[..., None] * directions
+        directions = jnp.broadcast_to(_directions(end, along)[:, None], (*table, size))
+        points = end.x + (PLACES - end.x[lines, None])[..., None] * directions
         directions = jnp.where((points > lower) & (points < upper), directions, 0.0)
-        points = jnp.concatenate([ends.x[:others], points.reshape(len(along) * len(PLACES), size)])
-        directions = directions.reshape(len(along) * len(PLACES), size)
-        directions = jnp.concatenate([jnp.zeros((others, size)), directions])
-        return jnp.clip(points, lower, upper), directions
+        points, directions = (array.reshape(row - others, size) for array in (points, directions))
+        points = jnp.clip(jnp.concatenate([ends.x[:others], points]), lower, upper)
+        return points, jnp.concatenate([jnp.zeros((others, size)), directions])
 
     def starts(end, points, values, slopes, lower, upper):
         """Points to start from, and how low they promise to be: infinite where it is of no use."""
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
         deeper = values[:others] < end.value - 1e-9 * (1.0 + jnp.abs(end.value))
-        table = (len(along), len(PLACES))
+        here = end.x[lines]
         bottoms, heights = _valleys(
-            end.x[along], values[others:].reshape(table), slopes[others:].reshape(table)
+            here, values[others:].reshape(table), slopes[others:].reshape(table)
         )
-        heights = jnp.where((lower < upper)[along, None], heights, jnp.inf)
-        moved = (bottoms - end.x[along, None])[..., None] * _follow(end, along)[:, None]
+        heights = jnp.where((lower < upper)[lines, None], heights, jnp.inf)
+        moved = (bottoms - here[:, None])[..., None] * _directions(end, along)[:, None]
         found = jnp.concatenate([points[:others], (end.x + moved).reshape(heights.size, size)])
-        promise = jnp.concatenate(
-            [jnp.where(deeper, values[:others], jnp.inf), heights.reshape(-1)]
-        )
-        return jnp.clip(found, lower, upper), promise
+        deeper = jnp.where(deeper, values[:others], jnp.inf)
+        return jnp.clip(found, lower, upper), jnp.concatenate([deeper, heights.reshape(-1)])
 
     def value_and_slope(point_and_direction):
         point, direction = point_and_direction
@@ -96,11 +95,14 @@ def candidates(function, args, ends, lower, upper, along, tries):
     return jnp.moveaxis(chosen, 1, 0)
 
 
-def _follow(end, along):
-    """How all parameters move with each of those, as far as the curvature knows, [along, size]."""
+def _directions(end, along):
+    """How all parameters move with each of those, [lines, size]: as far as the curvature knows what
+    is best then, and not at all."""
     unit = 1.0 / jnp.sqrt(newton.curvatures(end.hessian))
     inverse = matrices.eliminated(newton.in_units(end.hessian, end.active, unit))[0]
-    return (unit[:, None] * inverse[:, along] / (jnp.diagonal(inverse) * unit)[along]).T
+    follow = unit[:, None] * inverse[:, along] / (jnp.diagonal(inverse) * unit)[along]
+    stay = np.eye(len(unit))[along]
+    return jnp.concatenate([follow.T, stay]) if len(unit) > 1 else stay
 
 
 def _valleys(here, values, slopes):

@@ -338,11 +338,11 @@ def _poisson_deviance(rates, counts):
     ratio = jnp.where(some, reachable / safe_counts, 1.0)
     excess = ratio - 1.0
     # Close to the mean, log1p keeps the digits that a difference of large numbers would lose; far
-    # below it, the logarithm those that 1 would swallow.
-    near = jnp.abs(excess) < 0.5
-    log_near = jnp.log1p(jnp.where(near, excess, 0.0))
-    log_far = jnp.log(jnp.where(near, 1.0, ratio))
-    distance = jnp.where(some, counts * (excess - log_near - log_far), reachable)
+    # below it, the logarithm those that 1 would swallow. Both are right around 0.5: a compiler may
+    # work out the excess twice, with another last digit.
+    log_near, log_far = jnp.log1p(jnp.clip(excess, -0.75, 0.75)), jnp.log(ratio)
+    log_ratio = jnp.where(jnp.abs(excess) < 0.5, log_near, log_far)
+    distance = jnp.where(some, counts * (excess - log_ratio), reachable)
     # 0 in the allowed range, below it a steep straight line towards it.
     below = jnp.where(rates < lowest, rates - lowest, 0.0)
     return 2.0 * (distance - safe_counts * below / SMALLEST_RATE)

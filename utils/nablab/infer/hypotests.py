@@ -133,6 +133,8 @@ def _check_held(model, caller, holds, arguments) -> None:
             boxes.check(model, model.poi_index, held, arguments[held])
         else:
             boxes.check(model, model.poi_index, f"the signal strength for {caller}", held)
+    if caller not in ("fixed_poi_fit", "asimov_data"):
+        boxes.check_free(model, model.poi_index, "test it")
 
 
 @_compiled
@@ -219,10 +221,12 @@ def _is_small(model):
 
 
 def _tested(model, data, *pois, near=None) -> list[Fit]:
-    """:func:`_fits`, refused where they hold a value outside of the bounds."""
+    """:func:`_fits`, refused where they hold a value outside of the bounds, or where one that
+    should be free is not: a test of a fixed parameter against itself finds nothing."""
     fits = _fits(model, data, *pois, near=near)
+    not_free = model.fixed[model.poi_index] & (None in pois)
     return [
-        fit if poi is None else refused(fit, outside(model, model.poi_index, poi))
+        refused(fit, not_free | (False if poi is None else outside(model, model.poi_index, poi)))
         for fit, poi in zip(fits, pois, strict=True)
     ]
 

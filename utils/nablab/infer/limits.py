@@ -163,9 +163,7 @@ def expected_upper_limit(
 def _check(model, confidence) -> None:
     checks.fraction("confidence", confidence)
     boxes.check(model, model.poi_index, "the signal strength that a limit is compared with", 0.0)
-    if not checks.is_traced(model.fixed) and np.asarray(model.fixed)[model.poi_index]:
-        name = model.parameter_names[model.poi_index]
-        raise ValueError(f"the model holds {name!r} fixed: free it (`fixed`) to find a limit on it")
+    boxes.check_free(model, model.poi_index, "find a limit on it")
 
 
 @_compiled

@@ -98,7 +98,10 @@ def _layer(structure, rows) -> Layer:
 def _first(table, parameters, values, otherwise) -> np.ndarray:
     """For each parameter and cell: the value at its first row in the table, [parameters, cells]."""
     found = np.full((len(parameters), table.shape[1]), otherwise)
+    place = np.full(max([*parameters, table.max(initial=0)]) + 2, -1)  # the last one is for -1
+    place[np.asarray(parameters, dtype=int)] = np.arange(len(parameters))
     for row in reversed(range(len(table))):
-        here = table[row] == np.reshape(parameters, (-1, 1))
-        found = np.where(here, values[row], found)
+        which = place[table[row]]
+        cells = np.flatnonzero(which >= 0)
+        found[which[cells], cells] = values[row][cells]
     return found
