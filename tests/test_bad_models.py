@@ -22,7 +22,7 @@ from nablab.infer import (
     scans,
     toy_tests,
 )
-from nablab.infer.fits import Status
+from nablab.infer.certificates import Status
 from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
 from nablab.relax.histograms import Counts
@@ -231,7 +231,7 @@ NEEDS_POI = {
     "asimov_data": lambda model, data: hypotests.asimov_data(model, 1.0),
     "upper_limit": limits.upper_limit,
     "profile_scan": lambda model, data: scans.profile_scan(model, data, jnp.array([0.0, 1.0])),
-    "toys": lambda model, data: toy_tests.cls(model, data, jax.random.key(0), 1.0, 10),
+    "toys": lambda model, data: toy_tests.cls(model, data, jax.random.key(0), toys=10),
     "feldman_cousins": lambda model, data: intervals.feldman_cousins(
         model, data, jax.random.key(0), jnp.array([0.5, 1.0]), toys=10
     ),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nablab.infer import fits, hypotests, intervals, limits, posterior, scans, toy_tests
-from nablab.infer.fits import Status
+from nablab.infer.certificates import Certificate, Status
 from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
 
@@ -74,7 +74,8 @@ def test_the_fits_at_the_limits_count(found):
 def test_the_first_failure_is_told_not_the_worst():
     status = jnp.array([Status.CONVERGED, Status.NOT_CONVERGED, Status.NOT_FINITE])
     numbers = jnp.array([0.0, 3e-4, jnp.nan])
-    certificate = fits.Certificate(status, numbers, numbers, jnp.zeros((3, 1), bool), status)
+    flattest, at_bound = jnp.zeros((3, 1)), jnp.zeros((3, 1), bool)
+    certificate = Certificate(status, numbers, numbers, flattest, at_bound, status, flattest)
     with pytest.raises(
         RuntimeError, match=r"2 of 3 failed; the first is \[1\]: .*gradient norm 3.0e-04"
     ):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nablab.infer import hypotests, intervals, limits, scans, toy_tests
-from nablab.infer.fits import Status
+from nablab.infer.certificates import Status
 from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
 from nablab.train.coverage import coverage

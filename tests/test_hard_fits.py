@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from nablab.infer import fits, hypotests
-from nablab.infer.fits import Status
+from nablab.infer.certificates import Status
 from nablab.infer.histfactory import Model
 
 
@@ -96,3 +96,27 @@ def test_rounding_errors_of_huge_auxiliary_counts_are_recognised():
     fit.certificate.require()
     assert fit.certificate.iterations < 20
     np.testing.assert_allclose(fit.parameters, 1.0, atol=1e-12)
+
+
+def test_messages_name_the_parameters():
+    flat = jax.jit(lambda: fits.minimize(lambda x: (x[0] + x[1]) ** 2 + x[2] ** 2, jnp.ones(3)))()
+    assert flat.certificate.status == Status.NOT_A_MINIMUM
+    with pytest.raises(RuntimeError, match="flat along parameters 0, 1 together: constrain"):
+        flat.require()
+    resting = jax.jit(
+        lambda: fits.minimize(
+            lambda x: jnp.sum(jnp.exp(-x[:1])) + x[1], jnp.ones(2), lower=-1.0, max_iterations=3
+        )
+    )()
+    with pytest.raises(RuntimeError, match="at a bound: parameters 1"):
+        resting.require()
+
+
+def test_iterations_and_tolerance_can_be_set():
+    model = Model.from_spec(hard_models.ENORMOUS)
+    data = jnp.concatenate([jnp.array([66.0]), model.auxdata])
+    assert not hypotests.best_fit(model, data, max_iterations=2).converged
+    assert not hypotests.cls(model, data, max_iterations=2).converged
+    loose = hypotests.best_fit(model, data, tolerance=1e-3)
+    tight = hypotests.best_fit(model, data)
+    assert loose.certificate.iterations < tight.certificate.iterations

@@ -13,7 +13,7 @@ from jax.scipy.stats import norm
 from published import PUBLISHED, VALIDATION
 
 from nablab.infer import hypotests
-from nablab.infer.fits import Status
+from nablab.infer.certificates import Status
 from nablab.infer.histfactory import PYHF_CODES, Model
 
 CODES = {"histosys": "code0", "normsys": "code1"}  # those of the published numbers

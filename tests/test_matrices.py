@@ -26,7 +26,9 @@ def test_against_lapack(size):
     assert sign == 1
     assert float(matrices.log_determinant(matrix)) == pytest.approx(logarithm, rel=1e-11)
     lowest, highest = np.linalg.eigvalsh(matrix)[[0, -1]]
-    assert float(matrices.smallest_eigenvalue(matrix)) == pytest.approx(lowest, abs=1e-3 * highest)
+    found, direction = matrices.smallest_eigenvalue(matrix)
+    assert float(found) == pytest.approx(lowest, abs=1e-3 * highest)
+    assert direction @ matrix @ direction == pytest.approx(found * (direction @ direction))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import poisson
 
 from nablab.infer import hypotests, toy_tests
-from nablab.infer.fits import Status
+from nablab.infer.certificates import Status
 from nablab.infer.histfactory import Model
 
 KEY = jax.random.key(3)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from nablab.checks import Numbers, is_traced
-from nablab.infer.fits import Fit, Status
+from nablab.infer.certificates import Fit, Status
 from nablab.infer.histfactory import Model
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nablab.infer import matrices, profiling
-from nablab.infer.fits import Fit
+from nablab.infer.certificates import Fit
 from nablab.infer.histfactory import Model
 from nablab.infer.indexing import put
 from nablab.infer.plan import plan

@@ -5,9 +5,8 @@ differentiated: at the minimum the conditions of Karush, Kuhn and Tucker hold, a
 function theorem turns their derivatives into that of x*. Parameters at a bound stay there.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers, is_traced
 from nablab.infer import elsewhere, matrices, newton
+from nablab.infer.certificates import Certificate, Fit, Status, failure
 
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
@@ -26,147 +26,6 @@ ROUNDS = 4
 TRIES = 4
 # Minima whose values differ by less than this, relatively, are the same.
 SAME = 1e-9
-
-
-class Status(IntEnum):
-    """How a fit ended."""
-
-    CONVERGED = 0
-    NOT_CONVERGED = 1
-    NOT_A_MINIMUM = 2
-    NOT_FINITE = 3
-    OUTSIDE_BOUNDS = 4
-
-
-MEANING = {
-    Status.CONVERGED: "a minimum was found",
-    Status.NOT_CONVERGED: "the gradient is not zero: out of iterations, or stuck",
-    Status.NOT_A_MINIMUM: "the curvature is not positive: a saddle, or a direction without effect",
-    Status.NOT_FINITE: "the function or its gradient is NaN or infinite, as the deviance is of "
-    "data in a bin where nothing is expected",
-    Status.OUTSIDE_BOUNDS: "the value to hold is outside of the bounds of its parameter, which the "
-    "best fit keeps: widen the bounds (lower and upper of the model), or test a value within",
-}
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "status",
-        "gradient_norm",
-        "smallest_eigenvalue",
-        "at_bound",
-        "iterations",
-        "heights",
-    ],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class Certificate:
-    """What is known about the point where a fit ended.
-
-    Attributes:
-        status: a :class:`Status`.
-        gradient_norm: largest component of the gradient that is free to move, in units of
-            (change of f) per (parameter uncertainty, 1 / sqrt of its curvature).
-        smallest_eigenvalue: of the Hessian of the free parameters, each in units of its own
-            uncertainty; 1 for uncorrelated parameters, 0 for a direction without effect.
-        at_bound: which parameters rest on a bound.
-        iterations: points tried on the way from the start that won, which is included.
-        heights: how much higher the fits from each starting point ended: 0 in the same minimum,
-            more in another one, NaN where there was nothing to try.
-    """
-
-    status: Int[Array, "*batch"]
-    gradient_norm: Float[Array, "*batch"]
-    smallest_eigenvalue: Float[Array, "*batch"]
-    at_bound: Bool[Array, "*batch parameters"]
-    iterations: Int[Array, "*batch"]
-    heights: Float[Array, "*batch starts"]
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether the fit found a minimum."""
-        return self.status == Status.CONVERGED
-
-    def require(self) -> "Certificate":
-        """Raise ``RuntimeError`` unless every fit found a minimum; return the certificate.
-
-        Of a batch it says how many failed, and what is wrong with the first of them.
-        """
-        refuse(~self.converged, lambda place: failure([self], place))
-        return self
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["parameters", "value", "certificate"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
-class Fit:
-    """Where the minimum is, how deep, and how sure."""
-
-    parameters: Float[Array, "*batch parameters"]
-    value: Float[Array, "*batch"]
-    certificate: Certificate
-
-    @property
-    def converged(self) -> Bool[Array, "*batch"]:
-        """Whether the fit found a minimum."""
-        return self.certificate.converged
-
-    def require(self) -> "Fit":
-        """Raise ``RuntimeError`` unless every fit found a minimum; return the fit otherwise."""
-        self.certificate.require()
-        return self
-
-
-def all_converged(
-    certificates: Sequence[Certificate], like: Float[Array, "*batch"]
-) -> Bool[Array, "*batch"]:
-    """Whether all fits behind each item of a batch, whose axes come first, found a minimum."""
-    good = jnp.ones(like.shape, bool)
-    for certificate in certificates:
-        axes = tuple(range(like.ndim, certificate.status.ndim))
-        good = good & certificate.converged.all(axis=axes)
-    return good
-
-
-def refuse(failed: Bool[Array, "*batch"], reason: Callable[[tuple[int, ...]], str]) -> None:
-    """Raise ``RuntimeError`` if an item failed: how many did, and the ``reason`` of the first.
-
-    Raises:
-        TypeError: inside ``jit``, ``grad`` or ``vmap``, where nobody knows yet.
-    """
-    if is_traced(failed):
-        raise TypeError(
-            "require() was called inside jit, grad or vmap, where it cannot raise: return "
-            "`converged` beside the numbers, and look at it outside"
-        )
-    failed = np.asarray(failed)
-    if failed.any():
-        first = tuple(int(i) for i in np.argwhere(failed)[0])
-        message = reason(first)
-        if failed.ndim:
-            message = (
-                f"{failed.sum()} of {failed.size} failed; the first is {list(first)}: {message}"
-            )
-        raise RuntimeError(message)
-
-
-def failure(certificates: Sequence[Certificate], item: tuple[int, ...]) -> str:
-    """What is wrong with the first failed fit of an item of a batch."""
-    for certificate in certificates:
-        status = np.asarray(certificate.status)[item]
-        if (status != Status.CONVERGED).any():
-            place = (*item, *np.argwhere(status != Status.CONVERGED)[0])
-            norm, eigenvalue = certificate.gradient_norm, certificate.smallest_eigenvalue
-            return (
-                f"fit failed: {MEANING[Status(int(certificate.status[place]))]} (gradient norm "
-                f"{float(norm[place]):.1e}, smallest eigenvalue {float(eigenvalue[place]):.1e})"
-            )
-    return "all fits found a minimum"
 
 
 def minimize(
@@ -210,7 +69,8 @@ def minimize(
             over nothing that is traced.
 
     Returns:
-        The fit. Look at ``certificate.converged``, or call ``certificate.require()`` outside jit.
+        The fit. Look at ``certificate.converged``, or call ``certificate.require()`` outside jit,
+        where a fit that did not converge also gives a warning.
     """
     init = jnp.asarray(init, dtype=float)
     lower, upper = jnp.broadcast_to(lower, init.shape), jnp.broadcast_to(upper, init.shape)
@@ -228,7 +88,7 @@ def minimize(
     along = np.asarray(along, dtype=int)
     starts = init[None] if starts is None else jnp.concatenate([init[None], starts])
     still = jax.lax.stop_gradient
-    shape = (-1, 1, init.size) if init.ndim == 1 else starts.shape
+    shape = (len(starts), 1, init.size) if init.ndim == 1 else starts.shape
     box = lower.reshape(shape[1:]), upper.reshape(shape[1:])
     end, heights = _search(
         *(function, expansion, still(args), *still((starts.reshape(shape), *box))),
@@ -242,7 +102,10 @@ def minimize(
         return Fit(x, value, _certify(end, heights, lower < upper, tolerance))
 
     fits = jax.vmap(attach)(end, heights, *box)
-    return fits if init.ndim > 1 else jax.tree.map(lambda field: field[0], fits)
+    fits = fits if init.ndim > 1 else jax.tree.map(lambda field: field[0], fits)
+    if not is_traced(fits.certificate.status) and not fits.converged.all():
+        warnings.warn(f"minimize: {failure([fits.certificate], ())}", stacklevel=2)
+    return fits
 
 
 def _on_leaves(function, tree):
@@ -393,5 +256,8 @@ def _certify(end, heights, movable, tolerance) -> Certificate:
             Status.NOT_CONVERGED,
         ),
     )
-    smallest = matrices.smallest_eigenvalue(jnp.where(finite, in_units, np.eye(len(active))))
-    return Certificate(status, norm, smallest, active & movable, end.count, heights)
+    smallest, flattest = matrices.smallest_eigenvalue(
+        jnp.where(finite, in_units, np.eye(len(active)))
+    )
+    flattest = jnp.where(active, 0.0, flattest)
+    return Certificate(status, norm, smallest, flattest, active & movable, end.count, heights)

@@ -18,16 +18,15 @@ from jaxtyping import Array, Bool, Float
 from nablab.checks import Numbers
 from nablab.infer import boxes, profiling
 from nablab.infer.boxes import outside, refused
-from nablab.infer.fits import (
-    SIDE_BY_SIDE,
+from nablab.infer.certificates import (
     Certificate,
     Fit,
     Status,
     all_converged,
     failure,
-    minimize,
     refuse,
 )
+from nablab.infer.fits import SIDE_BY_SIDE, minimize
 from nablab.infer.histfactory import SMALLEST_RATE, Model
 from nablab.infer.indexing import put
 from nablab.infer.plan import plan
@@ -138,9 +137,18 @@ def _check_held(model, caller, holds, arguments) -> None:
 
 
 @_compiled
-def best_fit(model: Model, data: Float[Numbers, "data"]) -> Fit:
-    """Maximum-likelihood fit of all parameters; ``value`` is the deviance."""
-    return _fits(model, data, None)[0]
+def best_fit(
+    model: Model,
+    data: Float[Numbers, "data"],
+    *,
+    tolerance: float = 1e-10,
+    max_iterations: int = 500,
+) -> Fit:
+    """Maximum-likelihood fit of all parameters; ``value`` is the deviance.
+
+    ``tolerance`` and ``max_iterations`` are those of :func:`nablab.infer.fits.minimize`.
+    """
+    return _fits(model, data, None, tolerance=tolerance, max_iterations=max_iterations)[0]
 
 
 @_compiled(holds=("poi",))
@@ -151,12 +159,12 @@ def fixed_poi_fit(
     return _tested(model, data, poi)[0]
 
 
-def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
+def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]:
     """Fits to the same data, side by side: for each value of the poi, or None where it is free.
 
     They start at the starting values of the model, or at the parameters ``near``, and look for
     lower minima from where they end; fits of a large model, which take long, only do so if
-    ``anywhere`` (which may be traced).
+    ``anywhere`` (which may be traced). ``settings`` are those of :func:`minimize`.
     """
     fitted, bins = plan(model.structure).shared, model.structure.main_bins
     poi_index = model.structure.poi_index  # None where the model has none
@@ -188,6 +196,7 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
         look=anywhere | _is_small(model),
         args=(model, data, start),
         expansion=expansion,
+        **settings,
     )
 
     def completed(init, fixed, result):
@@ -201,7 +210,10 @@ def _fits(model, data, *pois, near=None, anywhere=True) -> list[Fit]:
         held = False if poi_index is None else fixed[poi_index]
         nothing_fits = impossible.any() & ~jnp.asarray(held)
         status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
-        certificate = replace(result.certificate, at_bound=at_bound, status=status)
+        flattest = put(jnp.zeros(best.shape), fitted, result.certificate.flattest)
+        certificate = replace(
+            result.certificate, at_bound=at_bound, status=status, flattest=flattest
+        )
         return Fit(best, result.value, certificate)
 
     if len(pois) == 1:
@@ -220,10 +232,10 @@ def _is_small(model):
     return len(plan(model.structure).shared) <= SIDE_BY_SIDE
 
 
-def _tested(model, data, *pois, near=None) -> list[Fit]:
+def _tested(model, data, *pois, near=None, **settings) -> list[Fit]:
     """:func:`_fits`, refused where they hold a value outside of the bounds, or where one that
     should be free is not: a test of a fixed parameter against itself finds nothing."""
-    fits = _fits(model, data, *pois, near=near)
+    fits = _fits(model, data, *pois, near=near, **settings)
     not_free = model.fixed[model.poi_index] & (None in pois)
     return [
         refused(fit, not_free | (False if poi is None else outside(model, model.poi_index, poi)))
@@ -311,6 +323,8 @@ def cls(
     *,
     test_statistic: str = "qtilde",
     hold: str | None = None,
+    tolerance: float = 1e-10,
+    max_iterations: int = 500,
 ) -> PValues:
     """Observed CLs and its expected band, with the nuisance parameters profiled on ``data``.
 
@@ -323,6 +337,7 @@ def cls(
             pyhf warns there, and keeps the bound of the model: its value is then that of ``"q"``
             with the distribution of ``"qtilde"``.
         hold: where the gradient stops in the Asimov data, see :func:`asimov_data`.
+        tolerance, max_iterations: of the fits, see :func:`nablab.infer.fits.minimize`.
 
     Returns:
         The values of ``pyhf.infer.hypotest(mu, data, model, return_expected_set=True)``. Where
@@ -334,9 +349,10 @@ def cls(
             statistic, or data that do not fit the model.
     """
     model = _for_statistic(model, test_statistic)
-    best, fixed, background = _tested(model, data, None, mu, 0.0)
+    settings = {"tolerance": tolerance, "max_iterations": max_iterations}
+    best, fixed, background = _tested(model, data, None, mu, 0.0, **settings)
     observed = _statistic(model, data, best, fixed, best.parameters[model.poi_index] < mu)
-    root_asimov, asimov_fit = _root_asimov(model, background.parameters, mu, hold)
+    root_asimov, asimov_fit = _root_asimov(model, background.parameters, mu, hold, **settings)
     certain = jnp.isinf(observed.value)  # data that mu makes impossible exclude it beyond doubt
     root = _root(jnp.where(certain, 0.0, observed.value))
     value = jnp.exp(_log_cls(_distance(root, root_asimov, test_statistic), root_asimov))
@@ -412,7 +428,7 @@ def _before_data(model, mu):
     return jnp.where(outside(model, model.poi_index, mu), jnp.nan, model.parameters(mu))
 
 
-def _root_asimov(model, truth, mu, hold=None):
+def _root_asimov(model, truth, mu, hold=None, **settings):
     """Root of the test statistic of ``mu`` on the Asimov data of ``truth``, and the fit behind it.
 
     At ``truth`` the deviance of these data is 0 and at its minimum, also where they are held.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import boxes, hypotests, toy_tests
-from nablab.infer.fits import Certificate, all_converged
+from nablab.infer.certificates import Certificate, all_converged
 from nablab.infer.histfactory import Model
 
 FIELDS = [

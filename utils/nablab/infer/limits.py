@@ -18,8 +18,8 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import boxes
 from nablab.infer.boxes import outside
+from nablab.infer.certificates import Certificate, Fit, all_converged, failure, refuse
 from nablab.infer.envelope import lowest_deviance
-from nablab.infer.fits import Certificate, Fit, all_converged, failure, refuse
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import (
     BAND,

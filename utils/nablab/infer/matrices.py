@@ -79,14 +79,16 @@ def eliminated(
     return jax.lax.fori_loop(0, size, eliminate, start)
 
 
-def smallest_eigenvalue(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Of a symmetric matrix, infinite where it is empty.
+def smallest_eigenvalue(
+    matrix: Float[Array, "n n"],
+) -> tuple[Float[Array, ""], Float[Array, "n"]]:
+    """Of a symmetric matrix, and its direction; infinite where the matrix is empty.
 
     It is the largest one of (bound - matrix), which takes over when that is squared repeatedly.
     """
     size = matrix.shape[0]
     if not size:
-        return jnp.full((), jnp.inf)
+        return jnp.full((), jnp.inf), jnp.zeros(0)
     bound = 1.5 * jnp.abs(matrix).sum(axis=0).max()
 
     def square(_, power):
@@ -95,4 +97,4 @@ def smallest_eigenvalue(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
     power = jax.lax.fori_loop(0, 20, square, bound * np.eye(size) - matrix)
     vector = power[:, jnp.argmax(jnp.diagonal(power))]
     vector = vector / jnp.abs(vector).max()
-    return vector @ matrix @ vector / (vector @ vector)
+    return vector @ matrix @ vector / (vector @ vector), vector

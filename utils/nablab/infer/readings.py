@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers
 from nablab.infer import entries, matrices
-from nablab.infer.fits import Fit
+from nablab.infer.certificates import Fit
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import _compiled
 

@@ -17,7 +17,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import boxes
 from nablab.infer.boxes import outside, refused
-from nablab.infer.fits import Certificate, Fit, all_converged
+from nablab.infer.certificates import Certificate, Fit, all_converged
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import _each, _fits, best_fit
 

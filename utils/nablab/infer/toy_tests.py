@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import boxes, hypotests
-from nablab.infer.fits import MEANING, Certificate, Status, refuse
+from nablab.infer.certificates import MEANING, Certificate, Status, refuse
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import TestStatistic
 from nablab.infer.indexing import take
