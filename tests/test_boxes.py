@@ -51,7 +51,10 @@ def test_cls_within_bounds_and_beyond():
 
 REFUSED = {
     "cls": (lambda: hypotests.cls(NARROW, DATA, 6.0), "mu is 6, outside"),
-    "cls by q": (lambda: hypotests.cls(NARROW, DATA, -1.0, "q"), "mu is -1, outside"),
+    "cls by q": (
+        lambda: hypotests.cls(NARROW, DATA, -1.0, test_statistic="q"),
+        "mu is -1, outside",
+    ),
     "cls without 0": (lambda: hypotests.cls(HIGH, DATA, 6.0), "strength for cls is 0, outside"),
     "qmu": (lambda: hypotests.qmu(NARROW, DATA, 6.0), "mu is 6, outside"),
     "qmu_tilde": (
@@ -134,7 +137,7 @@ def test_traced_values_outside_are_nan_and_have_a_status():
 
 TRACED = {
     "cls": lambda model: hypotests.cls(model, DATA, 6.0),
-    "cls by q": lambda model: hypotests.cls(model, DATA, 6.0, "q"),
+    "cls by q": lambda model: hypotests.cls(model, DATA, 6.0, test_statistic="q"),
     "p0": lambda model: hypotests.p0(model, DATA),
     "expected_cls": lambda model: hypotests.expected_cls(model, 6.0),
     "expected_p0": lambda model: hypotests.expected_p0(model, 6.0),

@@ -120,3 +120,29 @@ def test_iterations_and_tolerance_can_be_set():
     loose = hypotests.best_fit(model, data, tolerance=1e-3)
     tight = hypotests.best_fit(model, data)
     assert loose.certificate.iterations < tight.certificate.iterations
+
+
+def test_many_minima_are_searched_and_told():
+    """The lowest of 40 random starts of scipy's L-BFGS-B, of which a third find it."""
+    rng = np.random.default_rng(1000)
+    spec, counts = hard_models.many_shapes(rng.integers(20, 80), rng.integers(8, 30), rng)
+    model = Model.from_spec(spec)
+    data = jnp.concatenate([jnp.array(counts), model.auxdata])
+    found = jax.jit(lambda: hypotests._fits(model, data, None, 0.0, 1.0))()
+    for fit, lowest in zip(found, (85.325492, 96.604357, 85.957998), strict=True):
+        fit.require()
+        assert fit.value < lowest + 1e-6
+        assert jnp.nanmax(fit.certificate.heights) > 0.01  # others ended elsewhere
+        assert jnp.nanmin(fit.certificate.heights) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_no_free_fit_is_above_one_that_it_contains():
+    """Where the free fit alone would stop short, the end of the conditional one is its start."""
+
+    def function(x):
+        return (x[1] ** 2 - 1.0) ** 2 + 0.3 * x[1] + 0.1 * (x[0] - x[1]) ** 2
+
+    init = jnp.array([[0.9, 0.9], [0.0, -0.9]])
+    fixed = jnp.array([[False, False], [True, False]])
+    free, held = jax.jit(lambda: fits.minimize(function, init, fixed=fixed))().value
+    assert free <= held

@@ -155,17 +155,17 @@ def failure(certificates: Sequence[Certificate], item: tuple[int, ...]) -> str:
 
 def _described(certificate: Certificate, place: tuple[int, ...]) -> str:
     """What is wrong with a fit, and which parameters have to do with it, by their numbers."""
-    fit = jax.tree.map(lambda field: np.asarray(field)[place], certificate)
-    status = Status(int(fit.status))
+    fit = {name: np.asarray(field)[place] for name, field in vars(certificate).items()}
+    status, at_bound = Status(int(fit["status"])), fit["at_bound"]
     words = [
-        f"{MEANING[status]} (gradient norm {float(fit.gradient_norm):.1e}, smallest eigenvalue "
-        f"{float(fit.smallest_eigenvalue):.1e})"
+        f"{MEANING[status]} (gradient norm {float(fit['gradient_norm']):.1e}, smallest eigenvalue "
+        f"{float(fit['smallest_eigenvalue']):.1e})"
     ]
-    share = np.abs(fit.flattest)
+    share = np.abs(fit["flattest"])
     if status == Status.NOT_A_MINIMUM and share.max(initial=0.0) > 0:
         flat = ", ".join(str(i) for i in np.flatnonzero(share > 0.1 * share.max()))
         words.append(f"flat along parameters {flat} together: constrain, fix or join them")
-    if status != Status.CONVERGED and fit.at_bound.any():
-        bound = ", ".join(str(i) for i in np.flatnonzero(fit.at_bound))
+    if status != Status.CONVERGED and at_bound.any():
+        bound = ", ".join(str(i) for i in np.flatnonzero(at_bound))
         words.append(f"at a bound: parameters {bound}")
     return "; ".join(words)

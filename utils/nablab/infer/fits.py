@@ -101,8 +101,10 @@ def minimize(
         value = _lowest(function, end.value, x, end.active, rest, args)
         return Fit(x, value, _certify(end, heights, lower < upper, tolerance))
 
-    fits = jax.vmap(attach)(end, heights, *box)
-    fits = fits if init.ndim > 1 else jax.tree.map(lambda field: field[0], fits)
+    if init.ndim == 1:
+        fits = attach(*jax.tree.map(lambda field: field[0], (end, heights, *box)))
+    else:
+        fits = jax.vmap(attach)(end, heights, *box)
     if not is_traced(fits.certificate.status) and not fits.converged.all():
         warnings.warn(f"minimize: {failure([fits.certificate], ())}", stacklevel=2)
     return fits
