@@ -37,8 +37,8 @@ def minimize(
     starts: Float[Numbers, "starts *fits parameters"] | None = None,
     along: Sequence[int] | Int[np.ndarray, "_"] = (),
     look: Bool[Numbers, ""] | bool = True,
-    tolerance: float = 1e-10,
-    max_iterations: int = 500,
+    tolerance: Float[Numbers, ""] | float = 1e-10,
+    max_iterations: Int[Numbers, ""] | int = 500,
     args: tuple = (),
     expansion: Callable | None = None,
 ) -> Fit:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers
 from nablab.infer import boxes, profiling
@@ -141,8 +141,8 @@ def best_fit(
     model: Model,
     data: Float[Numbers, "data"],
     *,
-    tolerance: float = 1e-10,
-    max_iterations: int = 500,
+    tolerance: Float[Numbers, ""] | float = 1e-10,
+    max_iterations: Int[Numbers, ""] | int = 500,
 ) -> Fit:
     """Maximum-likelihood fit of all parameters; ``value`` is the deviance.
 
@@ -323,8 +323,8 @@ def cls(
     *,
     test_statistic: str = "qtilde",
     hold: str | None = None,
-    tolerance: float = 1e-10,
-    max_iterations: int = 500,
+    tolerance: Float[Numbers, ""] | float = 1e-10,
+    max_iterations: Int[Numbers, ""] | int = 500,
 ) -> PValues:
     """Observed CLs and its expected band, with the nuisance parameters profiled on ``data``.
 
