@@ -131,7 +131,8 @@ def test_auxiliary_counts_come_in_units_of_the_model():
         ({"confidence": (0.5, 1.0)}, r"confidence\[1\] is 1.0: it must be between 0 and 1"),
         ({"toys": 0}, "toys is 0"),
         ({"mu": np.nan}, "mu is nan"),
-        ({"mu": -10.0}, r"mu is -10, outside of the bounds"),
+        ({"mu": -30.0}, r"mu is -30, outside of the bounds"),
+        ({"mu": -10.0}, "expected counts.* must be at least 0"),
         (
             {"truth": Model.from_spec(models.shapesys([5.0], [50.0], [5.0]))},
             "truth has another structure than the model that is fitted",

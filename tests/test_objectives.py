@@ -181,7 +181,9 @@ def test_bins_at_once():
     np.testing.assert_allclose(
         asimov_significance(s, b, background_sigma=sigma), one_by_one, rtol=1e-12
     )
-    mapped = jax.jit(jax.vmap(asimov_significance))(s, b, sigma)
+    mapped = jax.jit(jax.vmap(lambda *x: asimov_significance(*x[:2], background_sigma=x[2])))(
+        s, b, sigma
+    )
     np.testing.assert_allclose(mapped, one_by_one, rtol=1e-12)
     with_one_sigma = [float(COMPILED(x, y, 0.5)) for x, y, _ in points.tolist()]
     np.testing.assert_allclose(
@@ -354,7 +356,7 @@ def test_limit_is_where_cls_is_five_percent():
 def test_held_data_change_the_gradient_only(objective):
     def value(scale, hold):
         yields, background = scale * jnp.array([5.0, 11.0]), scale**2 * jnp.array([50.0, 50.0])
-        return objective(Model.from_spec(shapesys(yields, background, [5.0, 5.0])), 1.0, hold)
+        return objective(Model.from_spec(shapesys(yields, background, [5.0, 5.0])), 1.0, hold=hold)
 
     values, slopes = zip(*(jax.value_and_grad(value)(1.0, h) for h in (None, "data")), strict=True)
     assert float(values[0]) == float(values[1])
