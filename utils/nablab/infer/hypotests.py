@@ -186,13 +186,28 @@ def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]
     def expansion(x, model, data, start):
         return profiling.expansion(model, data, put(start, fitted, x), fitted)
 
+    alphas = np.isin(fitted, model.structure.interpolated)
+    poi = np.isin(fitted, [] if poi_index is None else poi_index)
+    # Of several parameters two minima need not be on a line along one: one on each side, half a
+    # standard deviation apart, or one with signal and one without. (Large models start on several
+    # sides anyway.)
+    moves = [
+        (1.0, 1.0),
+        (-1.0, 1.0),
+        (0.5, 0.0),
+        (-0.5, 0.0),
+    ]  # of the alphas; a factor for the poi
+    x = inits[..., fitted]
+    starts = jnp.stack([x * np.where(poi, factor, 1.0) + move * alphas for move, factor in moves])
+
     result = minimize(
         function,
-        inits[..., fitted],
+        x,
         model.lower[fitted],
         model.upper[fitted],
         fixed[..., fitted],
-        along=np.flatnonzero(np.isin(fitted, model.structure.interpolated)),
+        starts if _is_small(model) and len(fitted) > 1 and alphas.any() else None,
+        along=np.flatnonzero(alphas),
         look=anywhere | _is_small(model),
         args=(model, data, start),
         expansion=expansion,
