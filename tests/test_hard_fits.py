@@ -1,5 +1,7 @@
 """Fits that version 0.1.0 did not finish: valleys along bounds, walls that are not there, traps."""
 
+from dataclasses import replace
+
 import hard_models
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 import scipy.optimize
 
 from nablab.infer import fits, hypotests
-from nablab.infer.certificates import Status
+from nablab.infer.certificates import Status, beaten_by
 from nablab.infer.histfactory import Model
 
 
@@ -135,13 +137,50 @@ def test_many_minima_are_searched_and_told():
         assert jnp.nanmin(fit.certificate.heights) == pytest.approx(0.0, abs=1e-9)
 
 
+def wells(x):
+    """Two minima in x[1], the deeper one at -1, and x[0] follows."""
+    return (x[1] ** 2 - 1.0) ** 2 + 0.3 * x[1] + 0.1 * (x[0] - x[1]) ** 2
+
+
+INIT, FIXED = jnp.array([[0.9, 0.9], [0.0, -0.9]]), jnp.array([[False, False], [True, False]])
+
+
+@jax.jit
+def both_wells(look):
+    return fits.minimize(wells, INIT, fixed=FIXED, look=look)
+
+
 def test_no_free_fit_is_above_one_that_it_contains():
     """Where the free fit alone would stop short, the end of the conditional one is its start."""
-
-    def function(x):
-        return (x[1] ** 2 - 1.0) ** 2 + 0.3 * x[1] + 0.1 * (x[0] - x[1]) ** 2
-
-    init = jnp.array([[0.9, 0.9], [0.0, -0.9]])
-    fixed = jnp.array([[False, False], [True, False]])
-    free, held = jax.jit(lambda: fits.minimize(function, init, fixed=fixed))().value
+    free, held = both_wells(True).value
     assert free <= held
+
+
+def test_a_fit_above_one_that_it_contains_has_not_converged():
+    fit = both_wells(False)
+    assert fit.value[0] > fit.value[1]
+    np.testing.assert_array_equal(fit.certificate.status, [Status.NOT_LOWEST, Status.CONVERGED])
+    with pytest.raises(RuntimeError, match=r"1 of 2 failed.*found a lower point"):
+        fit.require()
+
+
+def test_a_scan_below_the_best_fit_is_told():
+    fit = both_wells(True)
+    alone = jax.tree.map(lambda field: field[0], fit)
+    assert beaten_by(alone, alone.value + jnp.array([0.0, 1.0])).converged
+    beaten = beaten_by(alone, alone.value - jnp.array([0.0, 1e-3]))
+    assert beaten.certificate.status == Status.NOT_LOWEST
+    failed = replace(alone.certificate, status=jnp.array(Status.NOT_FINITE))
+    still = beaten_by(replace(alone, certificate=failed), alone.value[None] - 1.0)
+    assert still.certificate.status == Status.NOT_FINITE
+
+
+@pytest.mark.parametrize("counts", [-3.0, np.nan])
+def test_data_that_are_no_counts_are_not_no_events(counts):
+    model = Model.from_spec(hard_models.normalisations([[5.0, 7.0]], [[0.0, 10.0]]))
+    data = jnp.array([4.0, counts])
+    parameters = jnp.ones(1)
+    assert jnp.isnan(model.deviance(parameters, data))
+    assert jnp.isnan(jax.grad(model.deviance)(parameters, data)).all()
+    assert jax.jit(hypotests.best_fit)(model, data).certificate.status == Status.NOT_FINITE
+    assert not jax.jit(hypotests.p0)(model, data).converged

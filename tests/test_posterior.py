@@ -152,6 +152,27 @@ def test_chains_that_disagree_are_seen():
     assert r_hat[0] < 1.01 and r_hat[1] > 1.05 and effective[1] < 100
 
 
+def test_an_interruption_keeps_the_draws_done(monkeypatch):
+    model = one_bin(4.0, 0.4, fixed=True)
+    data, settings = model.expected_data(model.init), {"warmup": 50, "progress": False}
+    draw, calls = posterior._draw, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(posterior, "_draw", interrupted)
+    with pytest.warns(UserWarning, match="interrupted: 100 of 300 draws are done, and kept"):
+        kept = posterior.sample(model, data, KEY, draws=300, **settings)
+    whole = posterior.sample(model, data, KEY, draws=100, **settings)
+    np.testing.assert_array_equal(kept.samples, whole.samples)
+    calls[:] = [None]  # interrupted in the first block: nothing to keep
+    with pytest.raises(KeyboardInterrupt):
+        posterior.sample(model, data, KEY, draws=300, **settings)
+
+
 def test_require():
     good = posterior.Posterior(jnp.zeros((2, 4, 1)), jnp.ones(1), jnp.ones(1), jnp.zeros(2, int))
     assert good.require() is good

@@ -1,5 +1,8 @@
 """Toys against pyhf's, and p-values from toys against exact Poisson probabilities."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import models
@@ -201,6 +204,17 @@ def test_an_interruption_keeps_the_toys_done(model, toys, monkeypatch):
     calls[:] = [None]  # interrupted in the first chunk: nothing to keep
     with pytest.raises(KeyboardInterrupt):
         toy_tests.distribution(*arguments, **settings, progress=False)
+
+
+def test_a_statistic_is_not_kept_alive(model):
+    def mine(model, data, mu):
+        return hypotests.qmu_tilde(model, data, mu)
+
+    toy_tests.evaluate(mine, model, model.expected_data(model.init)[None], 1.0)
+    gone = weakref.ref(mine)
+    del mine
+    gc.collect()
+    assert gone() is None
 
 
 def test_progress_is_shown_and_can_be_silenced(model, capfd):

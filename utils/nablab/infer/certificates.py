@@ -1,7 +1,7 @@
 """What is known about a fit: where it ended, how it got there, and whether to believe it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 
@@ -21,6 +21,7 @@ class Status(IntEnum):
     NOT_A_MINIMUM = 2
     NOT_FINITE = 3
     OUTSIDE_BOUNDS = 4
+    NOT_LOWEST = 5
 
 
 MEANING = {
@@ -31,7 +32,16 @@ MEANING = {
     "data in a bin where nothing is expected",
     Status.OUTSIDE_BOUNDS: "the value to hold is outside of the bounds of its parameter, which the "
     "best fit keeps: widen the bounds (lower and upper of the model), or test a value within",
+    Status.NOT_LOWEST: "another fit to the same data found a lower point, which this one allows: "
+    "there are more minima than were searched",
 }
+# Minima whose values differ by less than this, relatively, are the same.
+SAME = 1e-9
+
+
+def clearly_lower(one: Float[Array, "..."], other: Float[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether one minimum is lower than another, beyond rounding errors."""
+    return one < other - SAME * (1.0 + jnp.abs(other))
 
 
 @partial(
@@ -108,6 +118,13 @@ class Fit:
         """Raise ``RuntimeError`` unless every fit found a minimum; return the fit otherwise."""
         self.certificate.require()
         return self
+
+
+def beaten_by(fit: Fit, values: Float[Array, "*batch others"]) -> Fit:
+    """The fit, no longer converged where one of the ``values`` that it allows is clearly lower."""
+    beaten = clearly_lower(values, fit.value[..., None]).any(axis=-1)
+    status = jnp.where(beaten & fit.converged, Status.NOT_LOWEST, fit.certificate.status)
+    return replace(fit, certificate=replace(fit.certificate, status=status))
 
 
 def all_converged(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nablab.infer import matrices, newton
+from nablab.infer.certificates import clearly_lower
 
 # Where to look, on both sides. Templates are curved between -1 and 1, and two minima are mostly
 # close to 0, at least 0.2 from each other.
@@ -53,25 +54,25 @@ def candidates(function, args, ends, lower, upper, along, tries):
     table = (len(lines), len(PLACES))
     row = others + len(lines) * len(PLACES)
 
-    def places(end, lower, upper):
+    def places(end, lines_of, lower, upper):
         """Where to evaluate, and in which direction."""
-        directions = jnp.broadcast_to(_directions(end, along)[:, None], (*table, size))
+        directions = jnp.broadcast_to(lines_of[:, None], (*table, size))
         points = end.x + (PLACES - end.x[lines, None])[..., None] * directions
         directions = jnp.where((points > lower) & (points < upper), directions, 0.0)
         points, directions = (array.reshape(row - others, size) for array in (points, directions))
         points = jnp.clip(jnp.concatenate([ends.x[:others], points]), lower, upper)
         return points, jnp.concatenate([jnp.zeros((others, size)), directions])
 
-    def starts(end, points, values, slopes, lower, upper):
+    def starts(end, lines_of, points, values, slopes, lower, upper):
         """Points to start from, and how low they promise to be: infinite where it is of no use."""
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
-        deeper = values[:others] < end.value - 1e-9 * (1.0 + jnp.abs(end.value))
+        deeper = clearly_lower(values[:others], end.value)
         here = end.x[lines]
         bottoms, heights = _valleys(
             here, values[others:].reshape(table), slopes[others:].reshape(table)
         )
         heights = jnp.where((lower < upper)[lines, None], heights, jnp.inf)
-        moved = (bottoms - here[:, None])[..., None] * _directions(end, along)[:, None]
+        moved = (bottoms - here[:, None])[..., None] * lines_of[:, None]
         found = jnp.concatenate([points[:others], (end.x + moved).reshape(heights.size, size)])
         deeper = jnp.where(deeper, values[:others], jnp.inf)
         return jnp.clip(found, lower, upper), jnp.concatenate([deeper, heights.reshape(-1)])
@@ -80,11 +81,12 @@ def candidates(function, args, ends, lower, upper, along, tries):
         point, direction = point_and_direction
         return jax.jvp(lambda x: function(x, *args), (point,), (direction,))
 
-    points, directions = jax.vmap(places)(ends, lower, upper)
+    lines_of_fits = jax.vmap(lambda end: _directions(end, along))(ends)
+    points, directions = jax.vmap(places)(ends, lines_of_fits, lower, upper)
     lanes = points.reshape(fits * row, size), directions.reshape(fits * row, size)
     each = jax.vmap if size <= AT_ONCE else lambda function: lambda x: jax.lax.map(function, x)
     values, slopes = (v.reshape(fits, row) for v in each(value_and_slope)(lanes))
-    points, promise = jax.vmap(starts)(ends, points, values, slopes, lower, upper)
+    points, promise = jax.vmap(starts)(ends, lines_of_fits, points, values, slopes, lower, upper)
 
     missing = max(0, tries - promise.shape[1])
     promise = jnp.pad(promise, ((0, 0), (0, missing)), constant_values=jnp.inf)

@@ -5,14 +5,13 @@ if these stood still (the envelope theorem). How they move is needed for second 
 and is then implicit in the gradient staying zero, as in :mod:`nablab.infer.fits`.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nablab.infer import matrices, profiling
+from nablab.infer import profiling
 from nablab.infer.certificates import Fit
+from nablab.infer.fits import attached
 from nablab.infer.histfactory import Model
 from nablab.infer.indexing import put
 from nablab.infer.plan import plan
@@ -42,41 +41,4 @@ def lowest_deviance(
         model, data, start = tree.unflatten(args)
         return profiling.expansion(model, data, put(start, fitted, x), fitted)
 
-    return _lowest((function, expansion), end.value, x, active, rest, args)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _lowest(functions, value, x, active, rest, args):
-    return value
-
-
-@_lowest.defjvp
-def _lowest_jvp(functions, primals, tangents):
-    _, x, active, rest, args = primals
-    _, _, _, rest_dot, args_dot = tangents
-    # Second derivatives see how the minimum moves.
-    x = _minimum(functions[1], x, active, rest, args)
-    moved = jnp.where(active, rest_dot, 0.0)
-    return jax.jvp(functions[0], (x, *args), (moved, *args_dot))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _minimum(expansion, x, active, rest, args):
-    return x
-
-
-@_minimum.defjvp
-def _minimum_jvp(expansion, primals, tangents):
-    x, active, rest, args = primals
-    _, _, rest_dot, args_dot = tangents
-    x = _minimum(expansion, x, active, rest, args)
-    moved = jnp.where(active, rest_dot, 0.0)
-
-    def slopes(x, *args):
-        _, gradient, hessian = expansion(x, *args)
-        return gradient, hessian
-
-    _, change, hessian = jax.jvp(slopes, (x, *args), (moved, *args_dot), has_aux=True)
-    free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
-    step = -matrices.eliminated(free)[0] @ jnp.where(active, 0.0, change)
-    return x, jnp.where(active, rest_dot, step)
+    return attached(function, expansion, x, end.value, active, rest, args)[1]

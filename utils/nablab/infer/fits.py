@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import Numbers, is_traced
 from nablab.infer import elsewhere, matrices, newton
-from nablab.infer.certificates import Certificate, Fit, Status, failure
+from nablab.infer.certificates import Certificate, Fit, Status, clearly_lower, failure
 
 # Up to this size fits from several starting points run side by side.
 SIDE_BY_SIDE = 16
@@ -24,8 +24,8 @@ SIDE_BY_SIDE = 16
 # parameters are many.
 ROUNDS = 4
 TRIES = 4
-# Minima whose values differ by less than this, relatively, are the same.
-SAME = 1e-9
+# With more parameters than this one start has to do.
+MOST_SEARCHED = 500
 
 
 def minimize(
@@ -60,6 +60,7 @@ def minimize(
         along: parameters, in steps of about 1 of which there may be other minima: these are looked
             for from the one that was found. Several fits look at each other's minima, too, so that
             none ends above another one that its bounds allow.
+            Not with more than 500 parameters, where one fit takes long enough.
         look: whether to look for other minima at all; may be traced.
         tolerance: for the gradient norm of the certificate.
         max_iterations: of Newton steps tried.
@@ -85,26 +86,25 @@ def minimize(
     args, tree = jax.tree.flatten(args)
     function, expansion = _on_leaves(function, tree), _on_leaves(expansion, tree)
 
-    along = np.asarray(along, dtype=int)
+    along = np.asarray(along if init.shape[-1] <= MOST_SEARCHED else (), dtype=int)
     starts = init[None] if starts is None else jnp.concatenate([init[None], starts])
     still = jax.lax.stop_gradient
     shape = (len(starts), 1, init.size) if init.ndim == 1 else starts.shape
     box = lower.reshape(shape[1:]), upper.reshape(shape[1:])
-    end, heights = _search(
+    end, heights, beaten = _search(
         *(function, expansion, still(args), *still((starts.reshape(shape), *box))),
         *(along, look, tolerance, max_iterations),
     )
 
-    def attach(end, heights, lower, upper):
+    def attach(end, heights, beaten, lower, upper):
         rest = jnp.where(end.x >= upper, upper, lower)
-        x = _minimum(expansion, end.x, end.hessian, end.active, rest, args)
-        value = _lowest(function, end.value, x, end.active, rest, args)
-        return Fit(x, value, _certify(end, heights, lower < upper, tolerance))
+        x, value = attached(function, expansion, end.x, end.value, end.active, rest, args)
+        return Fit(x, value, _certify(end, heights, beaten, lower < upper, tolerance))
 
     if init.ndim == 1:
-        fits = attach(*jax.tree.map(lambda field: field[0], (end, heights, *box)))
+        fits = attach(*jax.tree.map(lambda field: field[0], (end, heights, beaten, *box)))
     else:
-        fits = jax.vmap(attach)(end, heights, *box)
+        fits = jax.vmap(attach)(end, heights, beaten, *box)
     if not is_traced(fits.certificate.status) and not fits.converged.all():
         warnings.warn(f"minimize: {failure([fits.certificate], ())}", stacklevel=2)
     return fits
@@ -125,38 +125,34 @@ def _expansion(function, x, *args):
     return *value_and_gradient, hessian
 
 
+def attached(function, expansion, x, value, active, rest, args):
+    """A minimum that has been found and its value, with all their derivatives in ``args`` (and in
+    the bounds ``rest``, where one is active): nothing is searched again."""
+    x = _minimum(expansion, x, active, rest, args)
+    return x, _lowest(function, value, x, active, rest, args)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _minimum(expansion, x, hessian, active, rest, args):
-    """The minimum as a function of ``args`` (and of the bounds, where one is active)."""
+def _minimum(expansion, x, active, rest, args):
     return jnp.where(active, rest, x)
 
 
 @_minimum.defjvp
 def _minimum_jvp(expansion, primals, tangents):
-    x, hessian, active, rest, args = primals
-    _, _, _, rest_dot, args_dot = tangents
-    # Once more, so that second derivatives see how the minimum and the Hessian move.
-    x = _minimum(expansion, x, hessian, active, rest, args)
-    hessian = _known_hessian(expansion, hessian, x, args)
-    # The gradient of the free parameters stays zero: H dx + d(gradient) = 0.
+    x, active, rest, args = primals
+    _, _, rest_dot, args_dot = tangents
+    # Once more, so that second derivatives see how the minimum moves.
+    x = _minimum(expansion, x, active, rest, args)
     moved = jnp.where(active, rest_dot, 0.0)
-    _, change = jax.jvp(lambda x, args: expansion(x, *args)[1], (x, args), (moved, args_dot))
+
+    def gradient_and_hessian(x, *args):
+        return expansion(x, *args)[1:]
+
+    # The gradient of the free parameters stays zero: H dx + d(gradient) = 0.
+    _, change, hessian = jax.jvp(gradient_and_hessian, (x, *args), (moved, *args_dot), has_aux=True)
     free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
     step = -matrices.eliminated(free)[0] @ jnp.where(active, 0.0, change)
     return x, jnp.where(active, rest_dot, step)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _known_hessian(expansion, hessian, x, args):
-    """The Hessian at ``x``, which the search has left behind."""
-    return hessian
-
-
-@_known_hessian.defjvp
-def _known_hessian_jvp(expansion, primals, tangents):
-    _, *primals = primals
-    _, *tangents = tangents
-    return jax.jvp(lambda x, args: expansion(x, *args)[2], primals, tangents)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -176,8 +172,8 @@ def _lowest_jvp(function, primals, tangents):
 def _search(
     function, expansion, args, starts, lower, upper, along, look, tolerance, max_iterations
 ):
-    """The lowest end of the iterations from all starts, for each of the fits; and how much higher
-    each of them ended, [fits, starts]."""
+    """The lowest end of the iterations from all starts, for each of the fits; how much higher each
+    of them ended, [fits, starts]; and whether another fit has found a lower point in its box."""
     first, fits, size = starts.shape
     few = size <= SIDE_BY_SIDE
     search = len(along) > 0 or fits > 1
@@ -208,7 +204,7 @@ def _search(
         values = values.at[count].set(jnp.where(ends.done, ends.value, jnp.nan))
         lowest = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf), axis=0)
         new = jax.tree.map(lambda field: field[lowest, np.arange(fits)], ends)
-        better = (new.value < end.value - SAME * (1.0 + jnp.abs(new.value))) | (count == 0)
+        better = clearly_lower(new.value, end.value) | (count == 0)
         end = jax.tree.map(
             lambda new, old: jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
             *(new, end),
@@ -219,9 +215,7 @@ def _search(
         found = elsewhere.candidates(function, args, end, lower, upper, along, tries)
         found = jnp.where((better & look)[:, None], found, jnp.nan)
         if not few:
-            several = (
-                jnp.nanmax(values, axis=(0, 1)) > end.value + SAME * jnp.abs(end.value)
-            ) & look
+            several = clearly_lower(end.value, jnp.nanmax(values, axis=(0, 1))) & look
             anywhere = elsewhere.scattered(starts[0], along, tries, count)
             found = jnp.where(jnp.isnan(found) & several[:, None], anywhere, found)
         return end, found, values, count + 1
@@ -239,10 +233,12 @@ def _search(
         else jax.lax.while_loop(go_on, one_round, (end, points, values, 0))
     )
     end, _, values, _ = state
-    return end, (values.reshape(-1, fits) - end.value).T
+    allowed = ((lower[:, None] <= end.x) & (end.x <= upper[:, None])).all(axis=-1)
+    beaten = (allowed & clearly_lower(end.value, end.value[:, None])).any(axis=1)
+    return end, (values.reshape(-1, fits) - end.value).T, beaten
 
 
-def _certify(end, heights, movable, tolerance) -> Certificate:
+def _certify(end, heights, beaten, movable, tolerance) -> Certificate:
     active, scale = end.active, newton.curvatures(end.hessian)
     norm = newton.gradient_norm(end.gradient, active, scale)
     in_units = newton.in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
@@ -258,6 +254,7 @@ def _certify(end, heights, movable, tolerance) -> Certificate:
             Status.NOT_CONVERGED,
         ),
     )
+    status = jnp.where(beaten & (status == Status.CONVERGED), Status.NOT_LOWEST, status)
     smallest, flattest = matrices.smallest_eigenvalue(
         jnp.where(finite, in_units, np.eye(len(active)))
     )

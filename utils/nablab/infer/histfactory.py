@@ -343,6 +343,7 @@ def _poisson_deviance(rates, counts):
     log_near, log_far = jnp.log1p(jnp.clip(excess, -0.75, 0.75)), jnp.log(ratio)
     log_ratio = jnp.where(jnp.abs(excess) < 0.5, log_near, log_far)
     distance = jnp.where(some, counts * (excess - log_ratio), reachable)
+    distance = distance * checks.one_if(~(counts < 0))
     # 0 in the allowed range, below it a steep straight line towards it.
     below = jnp.where(rates < lowest, rates - lowest, 0.0)
     return 2.0 * (distance - safe_counts * below / SMALLEST_RATE)
@@ -356,6 +357,7 @@ def _poisson_slopes(rates, counts):
     reachable = jnp.where(some & ~below, rates, 1.0)
     steep = jnp.where(some, counts, 1.0) / SMALLEST_RATE
     slope = jnp.where(below, -steep, 1.0 - jnp.where(some, counts / reachable, 0.0))
+    slope = slope * checks.one_if(~(counts < 0))
     return 2.0 * slope, jnp.where(below | ~some, 0.0, 2.0 * counts / reachable**2)
 
 

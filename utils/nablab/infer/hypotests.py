@@ -101,13 +101,16 @@ class PValues:
         return self
 
 
-def _compiled(function: Callable | None = None, *, holds: tuple = ()) -> Callable:
+def _compiled(
+    function: Callable | None = None, *, holds: tuple = (), tests: bool = True
+) -> Callable:
     """Compile a function of (model, data, ...) once per structure; check the arguments before.
 
-    ``holds`` tells where it holds the parameter of interest: names of arguments, or numbers.
+    ``holds`` tells where it holds the parameter of interest: names of arguments, or numbers; and
+    ``tests`` whether it compares that with a fit in which it is free.
     """
     if function is None:
-        return partial(_compiled, holds=holds)
+        return partial(_compiled, holds=holds, tests=tests)
     form = signature(function)
     jitted = jax.jit(function, static_argnames={"test_statistic", "hold"} & set(form.parameters))
 
@@ -119,20 +122,21 @@ def _compiled(function: Callable | None = None, *, holds: tuple = ()) -> Callabl
             given.apply_defaults()
             kind = given.arguments.get("test_statistic", function.__name__)
             within = _non_negative(model) if kind.endswith("tilde") else model
-            _check_held(within, function.__name__, holds, given.arguments)
+            _check_held(within, function.__name__, holds, given.arguments, tests)
         return jitted(model, jnp.asarray(data, dtype=float), *args, **kwargs)
 
     return checked
 
 
-def _check_held(model, caller, holds, arguments) -> None:
-    """Raise ``ValueError`` where a signal strength that is to be held is out of bounds."""
+def _check_held(model, caller, holds, arguments, tests=True) -> None:
+    """Raise ``ValueError`` where a signal strength that is to be held is out of bounds, or where
+    one that is to be tested is not free."""
     for held in holds:
         if isinstance(held, str):
             boxes.check(model, model.poi_index, held, arguments[held])
         else:
             boxes.check(model, model.poi_index, f"the signal strength for {caller}", held)
-    if caller not in ("fixed_poi_fit", "asimov_data"):
+    if tests:
         boxes.check_free(model, model.poi_index, "test it")
 
 
@@ -151,7 +155,7 @@ def best_fit(
     return _fits(model, data, None, tolerance=tolerance, max_iterations=max_iterations)[0]
 
 
-@_compiled(holds=("poi",))
+@_compiled(holds=("poi",), tests=False)
 def fixed_poi_fit(
     model: Model, data: Float[Numbers, "data"], poi: Float[Numbers, ""] | float
 ) -> Fit:
@@ -189,14 +193,9 @@ def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]
     alphas = np.isin(fitted, model.structure.interpolated)
     poi = np.isin(fitted, [] if poi_index is None else poi_index)
     # Of several parameters two minima need not be on a line along one: one on each side, half a
-    # standard deviation apart, or one with signal and one without. (Large models start on several
-    # sides anyway.)
-    moves = [
-        (1.0, 1.0),
-        (-1.0, 1.0),
-        (0.5, 0.0),
-        (-0.5, 0.0),
-    ]  # of the alphas; a factor for the poi
+    # standard deviation apart, or one with signal and one without. Large models start on several
+    # sides anyway. The moves are those of the alphas, and a factor for the poi.
+    moves = [(1.0, 1.0), (-1.0, 1.0), (0.5, 0.0), (-0.5, 0.0)]
     x = inits[..., fitted]
     starts = jnp.stack([x * np.where(poi, factor, 1.0) + move * alphas for move, factor in moves])
 
@@ -222,8 +221,8 @@ def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]
         # Data in a bin where none are expected have no likelihood. One signal strength may make
         # them impossible, which is a result; where all do, something is wrong.
         impossible = (data[:bins] > 0) & (model.expected_main(best) <= SMALLEST_RATE)
-        held = False if poi_index is None else fixed[poi_index]
-        nothing_fits = impossible.any() & ~jnp.asarray(held)
+        held = jnp.zeros((), bool) if poi_index is None else fixed[poi_index]
+        nothing_fits = impossible.any() & ~held
         status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
         flattest = put(jnp.zeros(best.shape), fitted, result.certificate.flattest)
         certificate = replace(
@@ -422,7 +421,7 @@ def asimov_data(
         ValueError: ``mu`` is outside of the bounds of the model, unknown ``hold``, or data that do
             not fit the model.
     """
-    _check_held(model, "asimov_data", ("mu",), {"mu": mu})
+    _check_held(model, "asimov_data", ("mu",), {"mu": mu}, tests=False)
     if data is None:
         return _asimov(model, _before_data(model, mu), hold)
     return _asimov(model, fixed_poi_fit(model, data, mu).parameters, hold)

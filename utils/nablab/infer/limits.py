@@ -18,7 +18,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import boxes
 from nablab.infer.boxes import outside
-from nablab.infer.certificates import Certificate, Fit, all_converged, failure, refuse
+from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by, failure, refuse
 from nablab.infer.envelope import lowest_deviance
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import (
@@ -183,17 +183,18 @@ def _upper_limit(model, data, confidence, test_statistic):
     datasets = jnp.stack([data] + 6 * [asimov])
     minima = jnp.zeros(7).at[0].set(best.value)
     truths = jnp.stack([best.parameters] + 6 * [background.parameters])
-    limits, status, certificate = _solve(
+    limits, status, ends = _solve(
         model, datasets, truths, minima, (0, 0, 1, 2, 3, 4, 5), residual_of
     )
-    certificates = (best.certificate, background.certificate, certificate)
+    best = beaten_by(best, ends.value[:1])
+    certificates = (best.certificate, background.certificate, ends.certificate)
     return UpperLimit(limits[0], limits[1:], status, certificates)
 
 
 @jax.jit
 def _expected_upper_limit(model, confidence):
     truth = model.parameters(0.0)
-    limits, status, certificate = _solve(
+    limits, status, ends = _solve(
         model,
         jnp.stack(5 * [model.expected_data(truth)]),
         jnp.stack(5 * [truth]),
@@ -201,7 +202,7 @@ def _expected_upper_limit(model, confidence):
         (0, 1, 2, 3, 4),
         lambda q, poi: _residual(BAND, _root(q), confidence),
     )
-    return UpperLimit(jnp.full((), jnp.nan), limits, status, (certificate,))
+    return UpperLimit(jnp.full((), jnp.nan), limits, status, (ends.certificate,))
 
 
 def _residual(distance, root_asimov, confidence):
@@ -280,7 +281,7 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     log_limits = jnp.where(found, log_limits, jnp.nan)
     log_limits = jax.lax.custom_root(attached, log_limits, lambda _, x: x, solve_linear)
     limits = jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
-    return limits, status, ends.certificate
+    return limits, status, ends
 
 
 def _first_guess(model, asimov):

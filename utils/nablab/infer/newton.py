@@ -121,8 +121,8 @@ def beginning(x) -> Iteration:
 
 
 def _radius(state, change, good):
-    """How far the next step may go: as far as the parabola through the values has its lowest point,
-    after a step that was not good; no limit after one that was foretold well."""
+    """How far the next step may go: after one that was not good as far as the parabola through the
+    values has its lowest point, and farther and farther where the values are foretold well."""
     told = -change / state.predicted
     # Of the parabola with slope -2 * predicted that changes by ``change``, in units of the step.
     lowest = 1.0 / (2.0 + change / state.predicted)

@@ -4,6 +4,7 @@ Needs the optional extra ``posterior`` (blackjax). The sampler is the No-U-Turn 
 (arXiv:1111.4246), whose step size and metric are tuned by window adaptation (Stan's warm-up).
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,7 +97,7 @@ def sample(
         progress: show a progress bar.
 
     Returns:
-        The samples. Call ``require()`` before believing them.
+        The samples, those done so far if interrupted. Call ``require()`` before believing them.
 
     Raises:
         ModuleNotFoundError: blackjax is not installed.
@@ -126,11 +127,17 @@ def sample(
         states, *tuned = jax.block_until_ready(_warm_up(model, data, free, keys, starts, warmup))
         bar.set_description("draws")
         blocks = []
-        for first in range(0, draws, BLOCK):
-            keys = jax.random.split(jax.random.fold_in(draw_key, first), chains)
-            states, block = _draw(model, data, free, keys, states, *tuned)
-            blocks.append(jax.device_get(block))  # waits for it
-            bar.update(min(BLOCK, draws - first))
+        try:
+            for first in range(0, draws, BLOCK):
+                keys = jax.random.split(jax.random.fold_in(draw_key, first), chains)
+                states, block = _draw(model, data, free, keys, states, *tuned)
+                blocks.append(jax.device_get(block))  # waits for it
+                bar.update(min(BLOCK, draws - first))
+        except KeyboardInterrupt:
+            if not blocks:
+                raise
+            done = min(draws, BLOCK * len(blocks))
+            warnings.warn(f"interrupted: {done} of {draws} draws are done, and kept", stacklevel=2)
     samples, diverged = (
         jnp.asarray(np.concatenate(parts, axis=1)[:, :draws]) for parts in zip(*blocks, strict=True)
     )

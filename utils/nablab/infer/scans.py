@@ -17,7 +17,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import boxes
 from nablab.infer.boxes import outside, refused
-from nablab.infer.certificates import Certificate, Fit, all_converged
+from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by
 from nablab.infer.histfactory import Model
 from nablab.infer.hypotests import _each, _fits, best_fit
 
@@ -33,7 +33,7 @@ class Profile:
 
     Attributes:
         difference: -2 log L with the scanned parameters held, less that of the best fit. If it is
-            negative, the best fit is not the best.
+            negative, the best fit is not the best, and has the status NOT_LOWEST.
         parameters: all parameters at each point, the others fitted.
         best_fit: the fit with the scanned parameters free.
         certificate: of the fits at the points.
@@ -121,6 +121,7 @@ def _check_values(model, index, name, values) -> None:
 def _profile(model, data, values, indices) -> Profile:
     best = best_fit(model, data)
     held = _held_fits(model, jnp.asarray(data, dtype=float), values, indices)
+    best = beaten_by(best, held.value.reshape(-1))
     return Profile(held.value - best.value, held.parameters, best, held.certificate)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from nablab import checks
+from nablab import checks, memory
 from nablab.checks import Numbers
 from nablab.infer import boxes, hypotests
 from nablab.infer.certificates import MEANING, Certificate, Status, refuse
@@ -252,17 +252,22 @@ def evaluate(
     return np.concatenate(values)[: len(data)]
 
 
-@partial(jax.jit, static_argnames="test_statistic")
 def _fit_chunk(test_statistic, model, data, mus):
     """Test statistics of some toys, and the worse status of the fits behind each."""
+    return memory.compiled(_fitting, (test_statistic,))(model, data, mus)
 
-    def one(data, *mu):
-        result = test_statistic(model, data, *mu)
-        fits = (result.best_fit, result.fixed_fit)
-        status = jnp.maximum(*(fit.certificate.status for fit in fits))
-        return jnp.where(status == Status.CONVERGED, result.value, jnp.nan), status
 
-    return jax.vmap(one)(data, *(() if mus is None else (mus,)))
+def _fitting(test_statistic):
+    def fit_chunk(model, data, mus):
+        def one(data, *mu):
+            result = test_statistic()(model, data, *mu)
+            fits = (result.best_fit, result.fixed_fit)
+            status = jnp.maximum(*(fit.certificate.status for fit in fits))
+            return jnp.where(status == Status.CONVERGED, result.value, jnp.nan), status
+
+        return jax.vmap(one)(data, *(() if mus is None else (mus,)))
+
+    return fit_chunk
 
 
 @jax.jit
