@@ -6,15 +6,14 @@ bound: the primal active-set method (Nocedal and Wright, Numerical Optimization,
 that joins the free ones, or leaves them, costs one step of Gauss-Jordan elimination.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from nablab.infer.matrices import UNROLLED
+from nablab.infer import matrices
 
 SMALLEST_PIVOT = 1e-3  # in place of a curvature that is zero
 CLEARLY = 1e-12  # a slope smaller than this does not pull a parameter off its bound
@@ -73,14 +72,14 @@ def lowest(
         tableau, negative = state
         pivot = tableau[k, k]
         below = jnp.abs(jnp.where(held | (index <= k), 0.0, tableau[:, k])).max()
-        joined = pivoted(tableau, k, positive(pivot, below))
+        joined = matrices.pivoted(tableau, k, positive(pivot, below))
         return jnp.where(held[k], tableau, joined), negative | ((pivot < 0) & ~held[k])
 
     def go_on(state):
         """Switch a parameter, then go to the lowest point, or until a free parameter is stopped."""
         tableau, free, z, *_, k, _, count = state
         pivot = jnp.where(free[k], tableau[k, k], positive(tableau[k, k], 0.0))
-        tableau = jnp.where(count > 0, pivoted(tableau, k, pivot), tableau)
+        tableau = jnp.where(count > 0, matrices.pivoted(tableau, k, pivot), tableau)
         free = jnp.where((index == k) & (count > 0), ~free, free)
 
         product = tableau @ jnp.where(free, slope, z)
@@ -101,12 +100,7 @@ def lowest(
     def unfinished(state):
         return ~state.done & (state.count < 5 * size + 5)
 
-    start = (matrix, jnp.zeros((), bool))
-    if size <= UNROLLED:
-        start = functools.reduce(lambda state, k: eliminate(k, state), range(size), start)
-    else:
-        start = jax.lax.fori_loop(0, size, eliminate, start)
-    tableau, negative = start
+    tableau, negative = matrices.in_turn(size, eliminate, (matrix, jnp.zeros((), bool)))
     nothing = jnp.zeros(size)
     state = _State(tableau, ~held, nothing, nothing, 0, jnp.zeros((), bool), 0)
     if size == 1:  # cut off at its bound, a single parameter is where it should be
@@ -114,14 +108,3 @@ def lowest(
         return z, -z @ (slope + 0.5 * z / tableau[0]), negative
     state = jax.lax.while_loop(unfinished, go_on, state)
     return state.z, -0.5 * state.z @ (slope + state.slope), negative
-
-
-def pivoted(
-    tableau: Float[Array, "n n"], k: int | Int[Array, ""], pivot: Float[Array, ""]
-) -> Float[Array, "n n"]:
-    """One step of Gauss-Jordan elimination in place; a second one takes it back."""
-    here = np.arange(tableau.shape[0]) == k
-    row = jnp.where(here, 1.0, tableau[k]) / pivot
-    column = jnp.where(here, 0.0, tableau[:, k])
-    cleared = jnp.where(here, 0.0, tableau) - column[:, None] * row
-    return jnp.where(here[:, None], row, cleared)

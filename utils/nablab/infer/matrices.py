@@ -5,11 +5,12 @@ for untyped custom call"), and batched loops around it have been seen to hang on
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # Up to this size a matrix is inverted in straight-line code, which small fits are faster with.
 UNROLLED = 4
@@ -42,41 +43,40 @@ def _log_determinant_jvp(primals, tangents):
     return log_determinant(*primals), jnp.sum(inverse(*primals).T * tangents[0])
 
 
-def eliminated(
-    matrix: Float[Array, "n n"], make_positive: bool = False
-) -> tuple[Float[Array, "n n"], Float[Array, "n"]]:
+def eliminated(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n"]]:
     """Inverse by Gauss-Jordan elimination without pivoting, and the pivots.
 
     Without pivoting this is stable for positive definite matrices, which a minimum has, and the
     sign of the smallest pivot tells whether the matrix is one.
-
-    ``make_positive`` turns negative pivots around and raises small ones, so that no number grows:
-    the result is the inverse of a positive definite matrix that differs from the given one on the
-    diagonal only (Gill, Murray and Wright, Practical Optimization, 4.4.2.2).
     """
     size = matrix.shape[0]
     index = np.arange(size)
-    largest = jnp.diagonal(matrix).max(initial=1.0)
 
     def eliminate(k, state):
         matrix, pivots = state
-        here = index == k
         pivot = matrix[k, k]
-        if make_positive:
-            below = jnp.abs(jnp.where(index > k, matrix[:, k], 0.0)).max()
-            positive = jnp.where(pivot > 0, pivot, jnp.maximum(-pivot, 1e-3))
-            safe = jnp.maximum(positive, below**2 / largest)
-        else:
-            safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
-        row = jnp.where(here, 1.0, matrix[k]) / safe
-        column = jnp.where(here, 0.0, matrix[:, k])
-        cleared = jnp.where(here, 0.0, matrix) - column[:, None] * row
-        return jnp.where(here[:, None], row, cleared), jnp.where(here, pivot, pivots)
+        safe = jnp.where(jnp.abs(pivot) > 1e-300, pivot, 1.0)
+        return pivoted(matrix, k, safe), jnp.where(index == k, pivot, pivots)
 
-    start = (matrix, jnp.zeros(size))
+    return in_turn(size, eliminate, (matrix, jnp.zeros(size)))
+
+
+def in_turn(size: int, step: Callable, state):
+    """``step(k, state)`` for each row k of a matrix, one after the other."""
     if size <= UNROLLED:
-        return functools.reduce(lambda state, k: eliminate(k, state), range(size), start)
-    return jax.lax.fori_loop(0, size, eliminate, start)
+        return functools.reduce(lambda state, k: step(k, state), range(size), state)
+    return jax.lax.fori_loop(0, size, step, state)
+
+
+def pivoted(
+    tableau: Float[Array, "n n"], k: int | Int[Array, ""], pivot: Float[Array, ""]
+) -> Float[Array, "n n"]:
+    """One step of Gauss-Jordan elimination in place; a second one takes it back."""
+    here = np.arange(tableau.shape[0]) == k
+    row = jnp.where(here, 1.0, tableau[k]) / pivot
+    column = jnp.where(here, 0.0, tableau[:, k])
+    cleared = jnp.where(here, 0.0, tableau) - column[:, None] * row
+    return jnp.where(here[:, None], row, cleared)
 
 
 def smallest_eigenvalue(
