@@ -79,6 +79,8 @@ def candidates(function, args, ends, lower, upper, along, tries):
 
     def value_and_slope(point_and_direction):
         point, direction = point_and_direction
+        if not len(lines):  # only the ends of other fits, where the value is enough
+            return function(point, *args), jnp.zeros(())
         return jax.jvp(lambda x: function(x, *args), (point,), (direction,))
 
     lines_of_fits = jax.vmap(lambda end: _directions(end, along))(ends)

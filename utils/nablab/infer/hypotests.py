@@ -192,12 +192,14 @@ def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]
 
     alphas = np.isin(fitted, model.structure.interpolated)
     poi = np.isin(fitted, [] if poi_index is None else poi_index)
-    # Of several parameters two minima need not be on a line along one: one on each side, half a
-    # standard deviation apart, or one with signal and one without. Large models start on several
-    # sides anyway. The moves are those of the alphas, and a factor for the poi.
-    moves = [(1.0, 1.0), (-1.0, 1.0), (0.5, 0.0), (-0.5, 0.0)]
     x = inits[..., fitted]
-    starts = jnp.stack([x * np.where(poi, factor, 1.0) + move * alphas for move, factor in moves])
+    along, starts = np.flatnonzero(alphas), None
+    if _is_small(model) and len(fitted) > 1 and alphas.any():
+        # Two minima need not be on a line along one parameter: one on each side, half a standard
+        # deviation apart, or one with signal and one without.
+        moves = [(1.0, 1.0), (-1.0, 1.0), (0.5, 0.0), (-0.5, 0.0)]  # of alphas; a factor for poi
+        starts = [x * np.where(poi, factor, 1.0) + move * alphas for move, factor in moves]
+        along, starts = (), jnp.stack(starts)
 
     result = minimize(
         function,
@@ -205,8 +207,8 @@ def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]
         model.lower[fitted],
         model.upper[fitted],
         fixed[..., fitted],
-        starts if _is_small(model) and len(fitted) > 1 and alphas.any() else None,
-        along=np.flatnonzero(alphas),
+        starts,
+        along=along,
         look=anywhere | _is_small(model),
         args=(model, data, start),
         expansion=expansion,
