@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import interruption
 import jax
 import jax.numpy as jnp
 import models
@@ -114,6 +115,18 @@ def test_toys_that_do_not_fill_a_chunk(right):
     spread = np.hypot(np.sqrt(SIGNAL + BACKGROUND), WIDTH * BACKGROUND) / SIGNAL
     assert abs(abs(best - 1) / spread - 1) > 0.1  # well inside or outside
     assert few.fractions[0] == float(abs(best - 1) < spread)
+
+
+def test_an_interruption_keeps_the_toys_done(monkeypatch):
+    kept = toy_tests.CHUNK
+    interruption.at_call(monkeypatch, toy_tests, "_fit_chunk", 2)
+    with pytest.warns(UserWarning, match=f"interrupted: {kept} of {TOYS} toys"):
+        found = coverage(counting(), counting(), KEY, TOYS)
+    monkeypatch.undo()
+    assert (found.toys, found.failed) == (kept, 0)
+    np.testing.assert_array_equal(
+        found.fractions, coverage(counting(), counting(), KEY, kept).fractions
+    )
 
 
 def test_auxiliary_counts_come_in_units_of_the_model():

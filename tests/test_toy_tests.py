@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import interruption
 import jax
 import jax.numpy as jnp
 import models
@@ -160,10 +161,12 @@ def one_in_ten_fails(model, data):
     poor = model.parameters(0.0)
     certificate = hypotests.Certificate(
         jnp.where(data[0] % 10 == 0, Status.NOT_FINITE, Status.CONVERGED),
-        jnp.zeros(()),
-        jnp.ones(()),
-        poor < 0,
-        jnp.zeros((), int),
+        gradient_norm=jnp.zeros(()),
+        smallest_eigenvalue=jnp.ones(()),
+        flattest=poor,
+        at_bound=poor < 0,
+        iterations=jnp.zeros((), int),
+        heights=jnp.zeros(1),
     )
     fit = hypotests.Fit(poor, data[0], certificate)
     return hypotests.TestStatistic(data[0], fit, fit)
@@ -187,21 +190,13 @@ def test_failed_fits_are_counted_and_reported(model):
 
 
 def test_an_interruption_keeps_the_toys_done(model, toys, monkeypatch):
-    chunk, calls = toy_tests._fit_chunk, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return chunk(*arguments)
-
-    monkeypatch.setattr(toy_tests, "_fit_chunk", interrupted)
+    interruption.at_call(monkeypatch, toy_tests, "_fit_chunk", 2)
     arguments = hypotests.qmu_tilde, model, model.parameters(0.5), KEY
     settings = {"toys": 200, "mu": 1.0}
     with pytest.warns(UserWarning, match="interrupted: 128 of 200 toys"):
         kept = toy_tests.distribution(*arguments, **settings, progress=False)
     np.testing.assert_array_equal(kept.values, toys.values[:128])
-    calls[:] = [None]  # interrupted in the first chunk: nothing to keep
+    interruption.at_call(monkeypatch, toy_tests, "_fit_chunk", 1)  # nothing to keep
     with pytest.raises(KeyboardInterrupt):
         toy_tests.distribution(*arguments, **settings, progress=False)
 

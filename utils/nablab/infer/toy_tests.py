@@ -242,13 +242,23 @@ def evaluate(
     model: Model,
     data: Float[Numbers, "toys data"],
     mu: Float[Numbers, ""] | float,
-) -> Float[np.ndarray, "toys"]:
-    """A test statistic of ``mu`` in toys that are already thrown; NaN where a fit failed."""
+) -> Float[np.ndarray, "done"]:
+    """A test statistic of ``mu`` in toys that are already thrown; NaN where a fit failed.
+
+    Interrupted, it warns and returns the values of the first toys, those that are done.
+    """
     data, mus = np.asarray(data), np.full(CHUNK, mu, dtype=float)
     # The last chunk is filled up with copies of the last toy: one compilation.
     rows = np.minimum(np.arange(-(-len(data) // CHUNK) * CHUNK), len(data) - 1)
-    chunks = [data[some] for some in rows.reshape(-1, CHUNK)]
-    values = [np.asarray(_fit_chunk(test_statistic, model, chunk, mus)[0]) for chunk in chunks]
+    values = []
+    try:
+        for some in rows.reshape(-1, CHUNK):
+            values.append(np.asarray(_fit_chunk(test_statistic, model, data[some], mus)[0]))
+    except KeyboardInterrupt:
+        if not values:
+            raise
+        done = CHUNK * len(values)
+        warnings.warn(f"interrupted: {done} of {len(data)} toys are done, and kept", stacklevel=3)
     return np.concatenate(values)[: len(data)]
 
 

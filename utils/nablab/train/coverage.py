@@ -112,6 +112,9 @@ def coverage(
         confidence: confidence levels.
         mu: true signal strength.
 
+    Returns:
+        The coverage; in the toys done so far if interrupted.
+
     Raises:
         ValueError: ``truth`` has another structure than ``model``, a confidence level is not
             between 0 and 1, fewer than 1 toy, ``mu`` is not finite or outside of the bounds of the
@@ -129,7 +132,8 @@ def coverage(
     values = toy_tests.evaluate(hypotests.tmu, model, data, mu)
     fractions, errors = _fractions(values, np.array(confidence))
     failed = int(np.isnan(values).sum())
-    return Coverage(float(mu), confidence, np.asarray(fractions), np.asarray(errors), toys, failed)
+    done = len(values)
+    return Coverage(float(mu), confidence, np.asarray(fractions), np.asarray(errors), done, failed)
 
 
 @jax.jit
