@@ -165,7 +165,7 @@ def failure(certificates: Sequence[Certificate], item: tuple[int, ...]) -> str:
     for certificate in certificates:
         status = np.asarray(certificate.status)[item]
         if (status != Status.CONVERGED).any():
-            place = (*item, *np.argwhere(status != Status.CONVERGED)[0])
+            place = (*item, *np.argwhere(status != Status.CONVERGED)[0].tolist())
             return f"fit failed: {_described(certificate, place)}"
     return "all fits found a minimum"
 
