@@ -40,7 +40,6 @@ test: export JAX_PLATFORMS = cpu
 # Most of the time goes into compiling what runs once: fewer passes, and nothing compiled twice.
 test: export XLA_FLAGS ?= --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 test: export JAX_COMPILATION_CACHE_DIR ?= $(abspath build/compiled)
-test: export JAX_COMPILATION_CACHE_MAX_SIZE ?= 2000000000
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 # What takes longest comes first, so that the workers end together.
 test: lint ## check the style, run the tests, and run every notebook against its stored output
