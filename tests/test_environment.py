@@ -5,6 +5,7 @@ import dis
 import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from types import CodeType
 
+import jax
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -20,6 +22,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from repo2docker.app import Repo2Docker
 from repo2docker.buildpacks import CondaBuildPack
+
+import nablab
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
@@ -185,3 +189,11 @@ def test_binder_computes_on_a_cpu():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     said = subprocess.run([*command, asked], env=environment, capture_output=True, text=True)
     assert said.stdout == "cpu\n"
+
+
+def test_modules_hold_no_arrays_of_jax():
+    """Where a module is first imported while JAX traces, they would be tracers for ever."""
+    for module in pkgutil.walk_packages(nablab.__path__, "nablab."):
+        values = vars(importlib.import_module(module.name)).items()
+        arrays = [name for name, value in values if isinstance(value, jax.Array)]
+        assert not arrays, f"{module.name} holds {arrays}"

@@ -32,7 +32,7 @@ from nablab.infer.indexing import put
 from nablab.infer.plan import plan
 
 # The expected band, in pyhf's order: the smallest CLs (most signal-unlike data) first.
-BAND = jnp.array([2.0, 1.0, 0.0, -1.0, -2.0])
+BAND = np.array([2.0, 1.0, 0.0, -1.0, -2.0])
 
 
 @partial(

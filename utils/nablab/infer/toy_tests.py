@@ -29,7 +29,6 @@ from nablab.infer.indexing import take
 CHUNK = 128
 # Equal data have equal test statistics, up to rounding: with few events many toys equal the data.
 TIE = 1e-8
-PERCENTILES = 100.0 * jax.scipy.stats.norm.cdf(-hypotests.BAND)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["values", "statuses"], meta_fields=[])
@@ -344,8 +343,7 @@ def cls(
     # The toys of the two hypotheses are independent.
     error = jnp.hypot(p_error, p / p_background * background_error) / p_background
     band = _tail(tested.values, alternative.values) / _tail(alternative.values, alternative.values)
-    expected = jnp.nanpercentile(band, PERCENTILES)
-    return ToyPValues(p / p_background, error, expected, tested, alternative, certificates)
+    return ToyPValues(p / p_background, error, _band(band), tested, alternative, certificates)
 
 
 def p0(
@@ -378,10 +376,14 @@ def p0(
         hypotests.q0, model, data, key, (), 1.0, toys, progress
     )
     band = _tail(tested.values, alternative.values)
-    expected = jnp.nanpercentile(band, PERCENTILES)
     return ToyPValues(
-        *p_value(tested.values, observed), expected, tested, alternative, certificates
+        *p_value(tested.values, observed), _band(band), tested, alternative, certificates
     )
+
+
+def _band(values):
+    """The expected band: quantiles of the values, those that are NaN left out."""
+    return jnp.nanpercentile(values, 100.0 * jax.scipy.stats.norm.cdf(-hypotests.BAND))
 
 
 def _both(statistic, model, data, key, mus, other, toys, progress):
