@@ -100,6 +100,26 @@ def test_expansion_equals_automatic_differentiation(layers):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_statistics_of_unit_weights():
+    """The linear term of the equation of each private parameter is 0 at the nominal yields, but for
+    rounding errors, which a compiler makes twice."""
+    x, rng = np.linspace(0.0, 1.0, 100), np.random.default_rng(3)
+    samples = {}
+    for place, (name, size) in enumerate({"signal": 0.3, "a": 1.0, "b": 0.6, "c": 0.2}.items()):
+        data = 1e4 * size * (0.2 + np.exp(-0.5 * ((x - 0.2 - 0.2 * place) / 0.2) ** 2))
+        modifiers = [models.modifier("staterror", "mc", np.sqrt(data))]
+        for shape in range(8):
+            change = 3e-3 * np.sin(rng.integers(1, 40) * x + rng.uniform(0.0, 6.28))
+            both = {"lo_data": data * (1.0 - change), "hi_data": data * (1.0 + 1.1 * change)}
+            modifiers.append(models.modifier("histosys", f"{name}{shape}", both))
+        samples[name] = (data, modifiers + [models.MU] * (name == "signal"))
+    model = Model.from_spec({"channels": [models.channel("c", **samples)]})
+    data = model.expected_data(model.parameters(1.1))
+    expected = profiling.deviance(model, data, model.init)
+    found = jax.jit(profiling.deviance)(model, data, model.init)
+    assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
 def with_bounds():
     """Of each layer: a parameter that is fixed, and two that are pressed against a bound."""
     model = Model.from_spec(spec())

@@ -200,10 +200,11 @@ def _closed_form(model, data, layer, others, scaled):
 def _larger_root(a, b, c, discriminant, without):
     """Larger root of a x^2 + b x + c, or ``without`` where a is 0; no digits are lost."""
     some = a > 0
-    root = jnp.where(
-        discriminant > 0, jnp.sqrt(jnp.where(discriminant > 0, discriminant, 1.0)), 0.0
-    )
-    positive = b > 0
-    small = -2.0 * c / jnp.where(positive, b + root, 1.0)
+    real = discriminant > 0
+    root = jnp.where(real, jnp.sqrt(jnp.where(real, discriminant, 1e-300)), 0.0)
+    # Where b is 0 but for its last digits, as with the statistics of a sample of unit weights, a
+    # compiler may find it positive here and negative there: there both forms have to be right.
+    both = b + root
+    small = -2.0 * c / jnp.where(both > 0.5 * root, both, 1.0)
     large = (root - b) / (2.0 * jnp.where(some, a, 1.0))
-    return jnp.where(some, jnp.where(positive, small, large), without)
+    return jnp.where(some, jnp.where(b > 0, small, large), without)

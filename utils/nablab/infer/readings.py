@@ -289,5 +289,5 @@ def _chi_squared_tail(statistic, degrees):
     """Upper tail of the chi-squared distribution; NaN without degrees of freedom."""
     positive = statistic > 0  # at 0 the density of one degree of freedom is infinite
     half = 0.5 * jnp.maximum(degrees, 1)
-    tail = gammaincc(half, 0.5 * jnp.where(positive, statistic, 1.0))
+    tail = gammaincc(half, 0.5 * jnp.where(positive, statistic, 1e-300))
     return jnp.where(degrees > 0, jnp.where(positive, tail, 1.0), jnp.nan)

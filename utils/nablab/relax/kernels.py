@@ -27,10 +27,10 @@ class Kernel(NamedTuple):
 def _gaussian_log_cdf(u):
     """``jax.scipy.stats.norm.logcdf``, whose derivatives lose their digits below -1e5."""
     u = jnp.maximum(u, -math.sqrt(jnp.finfo(jnp.result_type(u, float)).max))
-    negative = u < 0
-    below, above = jnp.where(negative, u, -1.0), jnp.where(negative, 1.0, u)
+    # Both forms are right around 0: a compiler that works u out twice may get both signs.
+    below, above = jnp.where(u < 0.5, u, -1.0), jnp.where(u > -0.5, u, 1.0)
     tail = jnp.log(jax.scipy.special.erfcx(-below / math.sqrt(2)) / 2) - below**2 / 2
-    return jnp.where(negative, tail, jnp.log1p(-jax.scipy.stats.norm.sf(above)))
+    return jnp.where(u < 0, tail, jnp.log1p(-jax.scipy.stats.norm.sf(above)))
 
 
 def _smoothstep(u):
@@ -50,7 +50,8 @@ def _log_of(cdf):
 
     def log_cdf(u):
         p = cdf(u)
-        return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1.0, p)))  # NaN stays NaN
+        tiny = jnp.finfo(p.dtype).tiny
+        return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, tiny, p)))  # NaN stays NaN
 
     return log_cdf
 

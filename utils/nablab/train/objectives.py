@@ -77,21 +77,22 @@ def asimov_significance(
     def slope(t):
         return b / (b * (b + variance) + variance * t)
 
-    few = s < 0.1 * b
-    some, many = jnp.where(few, s, 0.0), jnp.where(few, b, s)
+    # Where one takes over both are right: a compiler that works s and b out twice may find other
+    # last digits the second time.
+    some, many = jnp.where(s < 0.2 * b, s, 0.0), jnp.where(s > 0.05 * b, s, b)
     square = jnp.zeros(jnp.broadcast_shapes(s.shape, b.shape, variance.shape))
     for node, weight in zip((_NODES + 1) / 2, _WEIGHTS, strict=True):
         y = slope(node * some) * node * some
-        safe = jnp.where(y > 1e-8, y, 1.0)
+        safe = jnp.where(y > 1e-9, y, 1.0)
         log_over_y = jnp.where(y > 1e-8, jnp.log1p(safe) / safe, 1.0 - y / 2)
         square = square + weight * node * slope(node * some) * log_over_y
     from_integral = some * jnp.sqrt(square)
 
     u = variance * many / (b * (b + variance))
-    safe = jnp.where(u > 1e-8, u, 1.0)
+    safe = jnp.where(u > 1e-9, u, 1.0)
     log_over_u = jnp.where(u > 1e-8, jnp.log1p(safe) / safe, 1.0 - u / 2)
     closed = (many + b) * jnp.log1p(slope(many) * many) - b * many / (b + variance) * log_over_u
-    return jnp.where(few, from_integral, jnp.sqrt(2.0 * closed)) * known
+    return jnp.where(s < 0.1 * b, from_integral, jnp.sqrt(2.0 * closed)) * known
 
 
 def s_over_sqrt_b(
