@@ -5,9 +5,11 @@ from dataclasses import replace
 import hard_models
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 
 from nablab.infer import fits, hypotests
 from nablab.infer.certificates import Status, beaten_by
@@ -184,3 +186,21 @@ def test_data_that_are_no_counts_are_not_no_events(counts):
     assert jnp.isnan(jax.grad(model.deviance)(parameters, data)).all()
     assert jax.jit(hypotests.best_fit)(model, data).certificate.status == Status.NOT_FINITE
     assert not jax.jit(hypotests.p0)(model, data).converged
+
+
+def test_a_fit_that_starts_where_nothing_is_expected():
+    """A bin with 0.0008 events that only a nuisance parameter below 0 can explain: at its starting
+    value, which is 0, the likelihood has no slope to follow."""
+    shape = {"lo_data": [5.868, 3.34, 4.35, 86.442], "hi_data": [0.0, 0.0, 0.0, 100.0]}
+    background = ([0.0, 0.0, 0.002, 99.998], [models.modifier("histosys", "alpha", shape)])
+    signal = ([0.0, 0.0008, 0.0, 19.9992], [models.MU])
+    model = Model.from_spec({"channels": [models.channel("c", s=signal, b=background)]})
+    found = hypotests.expected_p0(model).require()
+
+    def deviance(alpha):
+        parameters = model.parameters(0.0).at[1 - model.poi_index].set(alpha)
+        return float(model.deviance(parameters, model.expected_data(model.parameters(1.0))))
+
+    lowest = scipy.optimize.minimize_scalar(deviance, bounds=(-1e-3, -1e-6), method="bounded")
+    expected = scipy.stats.norm.sf(np.sqrt(lowest.fun))
+    assert float(found.median) == pytest.approx(expected, rel=1e-6)

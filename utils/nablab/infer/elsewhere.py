@@ -68,8 +68,9 @@ def candidates(function, args, ends, lower, upper, along, tries):
         values = jnp.where(jnp.isfinite(values), values, jnp.inf)
         deeper = clearly_lower(values[:others], end.value)
         here = end.x[lines]
+        arrived = jnp.where(end.done, here, jnp.nan)  # a fit that got stuck looks nearby, too
         bottoms, heights = _valleys(
-            here, values[others:].reshape(table), slopes[others:].reshape(table)
+            arrived, values[others:].reshape(table), slopes[others:].reshape(table)
         )
         heights = jnp.where((lower < upper)[lines, None], heights, jnp.inf)
         moved = (bottoms - here[:, None])[..., None] * lines_of[:, None]
@@ -109,12 +110,13 @@ def _directions(end, along):
     return jnp.concatenate([follow.T, stay]) if len(unit) > 1 else stay
 
 
-def _valleys(here, values, slopes):
+def _valleys(arrived, values, slopes):
     """Bottoms of the valleys between neighbouring places, and the lower ends of the stretches:
-    infinite where there is none, and where the fit is, ``here``, [along, places - 1]."""
+    infinite where there is none, and where the fit has ``arrived``, [along, places - 1]."""
     left, right = PLACES[:-1], PLACES[1:]
     down, up = -slopes[:, :-1], slopes[:, 1:]
-    valley = (down > 0) & (up > 0) & ((here[:, None] < left) | (here[:, None] > right))
+    known = (left <= arrived[:, None]) & (arrived[:, None] <= right)
+    valley = (down > 0) & (up > 0) & ~known
     share = jnp.where(valley, down, 1.0) / jnp.where(valley, down + up, 2.0)
     lower_end = jnp.minimum(values[:, :-1], values[:, 1:])
     return left + share * (right - left), jnp.where(valley, lower_end, jnp.inf)
