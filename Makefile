@@ -75,10 +75,11 @@ workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to
 
 # What takes long has a target of its own, or is called by hand (RESULTS.md says how).
 LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py)
+OTHER_PYTHON := tests/benchmarks/evermore_fit.py
 benchmark: export JAX_PLATFORMS = cpu
 benchmark: $(INSTALLED) ## compare speed and results with other packages
 	$(PIP) install --quiet --constraint requirements.lock --editable '.[benchmark]'
-	set -e; for script in $(filter-out $(LONG_ONES),$(wildcard tests/benchmarks/*.py)); do \
+	set -e; for script in $(filter-out $(LONG_ONES) $(OTHER_PYTHON),$(wildcard tests/benchmarks/*.py)); do \
 		$(BIN)/python $$script; done
 
 inferno: export JAX_PLATFORMS = cpu
