@@ -108,6 +108,7 @@ def measure(parameters: int, bins: int) -> None:
 
 
 def median(model):
+    """With that many events a strength of 1 would be excluded beyond all digits."""
     return hypotests.expected_cls(model, 0.01).median
 
 
