@@ -244,6 +244,12 @@ def test_goodness_of_fit_closed_form():
     assert 0 < far.p_value < 1e-200
 
 
+def test_goodness_of_fit_of_a_bad_count_is_nan(everything):
+    model, data, fit = everything
+    found = jax.jit(readings.goodness_of_fit)(model, jnp.asarray(data).at[1].set(jnp.nan), fit)
+    assert np.isnan(found.statistic) and np.isnan(found.p_value) and not found.valid
+
+
 def test_goodness_of_fit_counts_what_is_measured(everything):
     """5 bins, and three rates (mu and two shape factors) without auxiliary measurement."""
     model, data, fit = everything

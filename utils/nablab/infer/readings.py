@@ -188,7 +188,7 @@ def goodness_of_fit(model: Model, data: Float[Numbers, "data"], fit: Fit) -> Goo
         statistic=statistic,
         degrees_of_freedom=degrees,
         p_value=_chi_squared_tail(statistic, degrees),
-        valid=settled & enough & (degrees > 0),
+        valid=settled & enough & (degrees > 0) & jnp.isfinite(statistic),
     )
 
 
@@ -287,7 +287,7 @@ def _or_nan(known, value):
 
 def _chi_squared_tail(statistic, degrees):
     """Upper tail of the chi-squared distribution; NaN without degrees of freedom."""
-    positive = statistic > 0  # at 0 the density of one degree of freedom is infinite
+    none = statistic <= 0  # at 0 the density of one degree of freedom is infinite; NaN stays NaN
     half = 0.5 * jnp.maximum(degrees, 1)
-    tail = gammaincc(half, 0.5 * jnp.where(positive, statistic, 1e-300))
-    return jnp.where(degrees > 0, jnp.where(positive, tail, 1.0), jnp.nan)
+    tail = gammaincc(half, 0.5 * jnp.where(none, 1e-300, statistic))
+    return jnp.where(degrees > 0, jnp.where(none, 1.0, tail), jnp.nan)

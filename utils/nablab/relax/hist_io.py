@@ -18,7 +18,7 @@ from nablab import checks
 from nablab.checks import Column
 from nablab.relax.histograms import Counts
 
-#: Bin edges of an axis, or the names of its categories.
+# Bin edges of an axis, or the names of its categories.
 Edges = Float[Array, "_"] | tuple[str, ...]
 BLOCK = 256  # events at a time in gradient_counts, where each has its own bins x parameters
 

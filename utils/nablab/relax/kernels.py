@@ -27,8 +27,9 @@ class Kernel(NamedTuple):
 def _gaussian_log_cdf(u):
     """``jax.scipy.stats.norm.logcdf``, whose derivatives lose their digits below -1e5."""
     u = jnp.maximum(u, -math.sqrt(jnp.finfo(jnp.result_type(u, float)).max))
-    # Both forms are right around 0: a compiler that works u out twice may get both signs.
-    below, above = jnp.where(u < 0.5, u, -1.0), jnp.where(u > -0.5, u, 1.0)
+    # Both forms are right around 0: a compiler that works u out twice may get both signs. NaN stays
+    # NaN in both.
+    below, above = jnp.where(u >= 0.5, -1.0, u), jnp.where(u <= -0.5, 1.0, u)
     tail = jnp.log(jax.scipy.special.erfcx(-below / math.sqrt(2)) / 2) - below**2 / 2
     return jnp.where(u < 0, tail, jnp.log1p(-jax.scipy.stats.norm.sf(above)))
 
