@@ -113,6 +113,53 @@ def test_more_starts_find_the_deeper_of_two_minima():
     assert stuck.parameters[0] > 0.9
 
 
+@pytest.mark.parametrize("extrema", [3, 5])
+def test_along_a_line_the_deepest_valley_is_found(extrema):
+    """A thousand polynomials with two or three minima, no two extrema closer than 0.2: a fine
+    scan finds none that is lower."""
+    rng = np.random.default_rng(extrema)
+    coefficients, lowest = [], []
+    while len(coefficients) < 1000:
+        places = np.sort(rng.uniform(-1.2, 1.2, extrema))
+        if np.diff(places).min() > 0.2:
+            function = np.poly1d(places, r=True).integ()
+            coefficients.append(function.coeffs)
+            lowest.append(function(np.linspace(-1.2, 1.2, 20_001)).min())
+
+    def minimum(coefficients):
+        return fits.minimize(lambda x: jnp.polyval(coefficients, x[0]), jnp.zeros(1), along=[0])
+
+    found = jax.jit(jax.vmap(minimum))(jnp.array(coefficients))
+    assert np.all(found.certificate.converged)
+    missed = np.sum(found.value > np.array(lowest) + 1e-12)
+    assert missed <= (extrema > 3)  # of three minima the two that promise most are tried
+
+
+def test_a_valley_beyond_the_places_is_found_and_a_bound_kept():
+    """Minima at -1 (0) and 8 (-2): only the slope at 3 tells of the second."""
+
+    def two(x):
+        return jnp.minimum((x[0] + 1.0) ** 2, (x[0] - 8.0) ** 2 / 4 - 2.0)
+
+    fit = fits.minimize(two, jnp.zeros(1), along=[0])
+    np.testing.assert_allclose([fit.parameters[0], fit.value], [8.0, -2.0], atol=1e-9)
+    held = fits.minimize(two, jnp.zeros(1), upper=2.0, along=[0])
+    np.testing.assert_allclose([held.parameters[0], held.value], [-1.0, 0.0], atol=1e-9)
+    fixed = fits.minimize(two, jnp.full(1, 0.5), fixed=True, along=[0])
+    assert fixed.parameters[0] == 0.5 and fixed.certificate.converged
+
+
+def test_minima_without_number_are_told():
+    """3**20 minima: each start finds one of its own, and none the lowest."""
+
+    def egg_box(x):
+        return jnp.sum(0.3 * (x - 0.2) ** 2 + jnp.cos(5.0 * x) + 0.3 * jnp.cos(3.0 * x + 1.0))
+
+    with pytest.warns(UserWarning, match="most starts ended in a minimum of their own"):
+        fit = fits.minimize(egg_box, jnp.full(20, 0.1), -5.0, 5.0, along=range(20))
+    assert fit.certificate.status == Status.NOT_LOWEST
+
+
 def test_certificate_in_units_of_the_uncertainties():
     correlation = 0.6
     covariance = jnp.array([[4.0, 2.0 * correlation], [2.0 * correlation, 1.0]])

@@ -31,11 +31,32 @@ def around(start, along, look):
 
 
 def scattered(start, along, tries, count):
-    """Points to one side or the other in each parameter, others for each count, [tries, ...]."""
-    sides = np.zeros((SCATTERED, tries, 1, start.shape[-1]))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (SCATTERED, tries, 1, len(along)))
-    sides[..., along] = signs
-    return start + jnp.asarray(sides)[count % SCATTERED]
+    """Points anywhere around the start in each parameter, others for each count, [tries, ...]."""
+    moved = np.zeros((SCATTERED, tries, 1, start.shape[-1]))
+    moved[..., along] = np.random.default_rng(0).normal(0.0, 1.5, (*moved.shape[:-1], len(along)))
+    return start + jnp.asarray(moved)[count % SCATTERED]
+
+
+def deepest(expansion, args, start, lower, upper, look):
+    """Bottoms of the two deepest valleys of a function of one parameter, [2, fits, 1]; the start,
+    and NaN, where there are not so many."""
+
+    def bottoms(start, lower, upper):
+        places = jnp.clip(PLACES, lower, upper)
+        values, slopes = jax.lax.map(lambda x: expansion(x[None], *args)[:2], places)
+        slopes = slopes[:, 0]
+        inside, heights = _valleys(jnp.full(1, jnp.nan), values[None], slopes[None])
+        # Beyond the last places, where templates are straight lines, there is at most one.
+        outwards = jnp.stack([slopes[0] >= 0, slopes[-1] <= 0])
+        ends = np.array([0, -1])
+        found = jnp.concatenate([inside[0], places[ends]])
+        heights = jnp.concatenate([heights[0], jnp.where(outwards, values[ends], jnp.inf)])
+        first = jnp.argmin(heights)
+        second = jnp.argmin(jnp.where(np.arange(len(heights)) == first, jnp.inf, heights))
+        lowest, otherwise = jnp.stack([first, second]), jnp.append(start, jnp.nan)
+        return jnp.where(look & jnp.isfinite(heights[lowest]), found[lowest], otherwise)[:, None]
+
+    return jnp.moveaxis(jax.vmap(bottoms)(start, lower[:, 0], upper[:, 0]), 0, 1)
 
 
 def candidates(function, args, ends, lower, upper, along, tries):
@@ -50,7 +71,7 @@ def candidates(function, args, ends, lower, upper, along, tries):
     """
     fits, size = ends.x.shape
     others = fits * (fits > 1)
-    lines = np.tile(along, 2 if size > 1 else 1)
+    lines = np.tile(along, 2)
     table = (len(lines), len(PLACES))
     row = others + len(lines) * len(PLACES)
 
@@ -107,16 +128,19 @@ def _directions(end, along):
     inverse = matrices.eliminated(newton.in_units(end.hessian, end.active, unit))[0]
     follow = unit[:, None] * inverse[:, along] / (jnp.diagonal(inverse) * unit)[along]
     stay = np.eye(len(unit))[along]
-    return jnp.concatenate([follow.T, stay]) if len(unit) > 1 else stay
+    return jnp.concatenate([follow.T, stay])
 
 
 def _valleys(arrived, values, slopes):
-    """Bottoms of the valleys between neighbouring places, and the lower ends of the stretches:
-    infinite where there is none, and where the fit has ``arrived``, [along, places - 1]."""
+    """Bottoms of the valleys between neighbouring places, and how low they are by the parabolas
+    from both ends: infinite where there is none, and where the fit has ``arrived``,
+    [along, places - 1]."""
     left, right = PLACES[:-1], PLACES[1:]
     down, up = -slopes[:, :-1], slopes[:, 1:]
     known = (left <= arrived[:, None]) & (arrived[:, None] <= right)
-    valley = (down > 0) & (up > 0) & ~known
+    valley = (down > 0) & (up >= 0) & ~known
     share = jnp.where(valley, down, 1.0) / jnp.where(valley, down + up, 2.0)
-    lower_end = jnp.minimum(values[:, :-1], values[:, 1:])
-    return left + share * (right - left), jnp.where(valley, lower_end, jnp.inf)
+    from_left = values[:, :-1] - down * share * (right - left) / 2
+    from_right = values[:, 1:] - up * (1.0 - share) * (right - left) / 2
+    height = (1.0 - share) * from_left + share * from_right  # the nearer end knows best
+    return left + share * (right - left), jnp.where(valley, height, jnp.inf)

@@ -24,6 +24,8 @@ SIDE_BY_SIDE = 16
 # parameters are many.
 ROUNDS = 4
 TRIES = 4
+# From so many starts on, their ends tell how many minima have not been seen.
+MANY_STARTS = 8
 # With more parameters than this one start has to do.
 MOST_SEARCHED = 500
 
@@ -176,6 +178,9 @@ def _search(
     of them ended, [fits, starts]; and whether another fit has found a lower point in its box."""
     first, fits, size = starts.shape
     few = size <= SIDE_BY_SIDE
+    if size == 1 and len(along) > 0:
+        valleys = elsewhere.deepest(expansion, args, starts[0], lower, upper, look)
+        starts, along, first = jnp.concatenate([valleys, starts[1:]]), (), first + 1
     search = len(along) > 0 or fits > 1
     if not few and len(along) > 0:
         starts = jnp.concatenate([starts, elsewhere.around(starts[0], along, look)])
@@ -215,9 +220,11 @@ def _search(
         found = elsewhere.candidates(function, args, end, lower, upper, along, tries)
         found = jnp.where((better & look)[:, None], found, jnp.nan)
         if not few:
-            several = clearly_lower(end.value, jnp.nanmax(values, axis=(0, 1))) & look
+            several = clearly_lower(end.value, jnp.nanmax(values, axis=(0, 1)))
+            strained = end.active[:, along] & (lower < upper)[:, along]  # data far from the model
             anywhere = elsewhere.scattered(starts[0], along, tries, count)
-            found = jnp.where(jnp.isnan(found) & several[:, None], anywhere, found)
+            more = (several | strained.any(axis=1)) & look
+            found = jnp.where(jnp.isnan(found) & more[:, None], anywhere, found)
         return end, found, values, count + 1
 
     def go_on(state):
@@ -235,7 +242,17 @@ def _search(
     end, _, values, _ = state
     allowed = ((lower[:, None] <= end.x) & (end.x <= upper[:, None])).all(axis=-1)
     beaten = (allowed & clearly_lower(end.value, end.value[:, None])).any(axis=1)
-    return end, (values.reshape(-1, fits) - end.value).T, beaten
+    values = values.reshape(-1, fits).T
+    return end, values - end.value[:, None], beaten | jax.vmap(_scattered)(values)
+
+
+def _scattered(values):
+    """Whether most of many starts ended in a minimum of their own: then there are many more, and
+    hardly is the lowest among those that were found (I. J. Good, Biometrika 40 (1953) 237)."""
+    known = jnp.isfinite(values)
+    different = clearly_lower(values, values[:, None]) | clearly_lower(values[:, None], values)
+    alone = known & ((different | ~known).sum(axis=1) == len(values) - 1)
+    return (known.sum() >= MANY_STARTS) & (2 * alone.sum() > known.sum())
 
 
 def _certify(end, heights, beaten, movable, tolerance) -> Certificate:

@@ -336,13 +336,9 @@ def _poisson_deviance(rates, counts):
     reachable = jnp.where(rates < lowest, lowest, rates)
     safe_counts = jnp.where(some, counts, 1.0)
     ratio = jnp.where(some, reachable / safe_counts, 1.0)
-    excess = ratio - 1.0
-    # Close to the mean, log1p keeps the digits that a difference of large numbers would lose; far
-    # below it, the logarithm those that 1 would swallow. Both are right around 0.5: a compiler may
-    # work out the excess twice, with another last digit.
-    log_near, log_far = jnp.log1p(jnp.clip(excess, -0.75, 0.75)), jnp.log(ratio)
-    log_ratio = jnp.where(jnp.abs(excess) < 0.5, log_near, log_far)
-    distance = jnp.where(some, counts * (excess - log_ratio), reachable)
+    # Near the mean ratio - 1 has no rounding error, and the logarithm there keeps all its digits
+    # (those of XLA's log1p are two fewer).
+    distance = jnp.where(some, counts * (ratio - 1.0 - jnp.log(ratio)), reachable)
     distance = distance * checks.one_if(~(counts < 0))
     # 0 in the allowed range, below it a steep straight line towards it.
     below = jnp.where(rates < lowest, rates - lowest, 0.0)
