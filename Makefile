@@ -74,7 +74,7 @@ workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to
 	$(BIN)/python utils/workshop.py
 
 # What takes long has a target of its own, or is called by hand (RESULTS.md says how).
-LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py)
+LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py minima.py)
 OTHER_PYTHON := tests/benchmarks/evermore_fit.py
 benchmark: export JAX_PLATFORMS = cpu
 benchmark: $(INSTALLED) ## compare speed and results with other packages

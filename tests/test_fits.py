@@ -168,3 +168,27 @@ def test_certificate_in_units_of_the_uncertainties():
     np.testing.assert_allclose(fit.certificate.smallest_eigenvalue, 1 - correlation, rtol=1e-9)
     assert fit.certificate.gradient_norm < 1e-10
     assert fit.certificate.iterations <= 3
+
+
+def test_derivatives_of_many_parameters(monkeypatch):
+    """With and without the expansion in between, at bounds and off them."""
+    size = 130
+    monkeypatch.setattr(fits.matrices, "LARGE", size)
+    rng = np.random.default_rng(4)
+    pull, weights = jnp.asarray(rng.normal(size=(2, size)))
+
+    def function(x, t):
+        return jnp.sum((x - t * pull) ** 2 + 0.1 * x**4) + 0.01 * jnp.sum(weights * x * t) ** 2
+
+    def ends(t):
+        fit = fits.minimize(function, jnp.zeros(size), lower=-0.5, args=(t,))
+        return jnp.stack([weights @ fit.parameters, fit.value]), fit.certificate
+
+    def derivatives():
+        return jax.jit(jax.jacrev(lambda t: ends(t), has_aux=True))(0.7)
+
+    found, certificate = derivatives()
+    assert certificate.converged and certificate.at_bound.any()
+    monkeypatch.setattr(fits.matrices, "LARGE", size + 1)
+    expected, _ = derivatives()
+    np.testing.assert_allclose(found, expected, rtol=1e-8)

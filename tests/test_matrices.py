@@ -57,3 +57,51 @@ def test_derivatives_against_lapack(ours, size):
     for derivative in (jax.grad, jax.jacfwd, lambda f: jax.jacfwd(jax.grad(f))):
         found, wanted = (jax.jit(derivative(line(f)))(0.3) for f in (ours, lapack))
         np.testing.assert_allclose(found, wanted, rtol=1e-8)
+
+
+def test_large_matrices():
+    matrix = positive(matrices.LARGE)
+    inverse, pivots = jax.jit(matrices.eliminated)(matrix)
+    np.testing.assert_allclose(inverse @ matrix, np.eye(len(matrix)), atol=1e-9)
+    np.testing.assert_allclose(pivots, np.diagonal(np.linalg.cholesky(matrix)) ** 2, rtol=1e-9)
+    negative = matrix - 10.0 * jnp.eye(len(matrix))
+    assert jax.jit(matrices.eliminated)(negative)[1].min() < 0
+    assert np.all(np.isinf(jax.jit(matrices.inverse)(negative)))
+    assert np.all(np.isnan(jax.jit(matrices.inverse)(matrix.at[3, 4].set(np.nan))))
+    added, factor = jax.jit(matrices.until_positive)(negative)
+    assert added > 0
+    np.testing.assert_allclose(
+        factor @ factor.T, negative + added * np.eye(len(matrix)), atol=1e-9 * np.abs(matrix).max()
+    )
+    assert jax.jit(matrices.until_positive)(matrix)[0] == 0
+
+
+def spectra(size):
+    """Eigenvalues of which the smallest one is harder or easier to find."""
+    rng = np.random.default_rng(size)
+    bulk = rng.uniform(0.5, 2.0, size)
+    changed = lambda *first: np.concatenate([first, bulk[len(first) :]])  # noqa: E731
+    return {
+        "all alike": bulk,
+        "equal": np.ones(size),
+        "nearly singular": changed(1e-11),
+        "two small ones": changed(1e-7, 3e-7),
+        "singular": changed(0.0),
+        "negative": changed(-1e-3),
+        "negative and small": changed(-0.1, 1e-9),
+        "many negative": bulk - 1.0,
+        "many sizes": 10.0 ** rng.uniform(-4.0, 0.0, size),
+    }
+
+
+@pytest.mark.parametrize("case", spectra(3))
+def test_smallest_eigenvalue_of_large_matrices(case):
+    eigenvalues = spectra(600)[case]
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(600, 600)))[0]
+    matrix = jnp.array((rotation * eigenvalues) @ rotation.T)
+    found, direction = jax.jit(matrices.smallest_eigenvalue)(matrix)
+    # Where hundreds of others are as small, or negative, that is all one needs to know.
+    error = {"all alike": 1e-3, "many negative": 2e-3}.get(case, 1e-5)
+    assert float(found) == pytest.approx(eigenvalues.min(), abs=error)
+    quotient = direction @ matrix @ direction / (direction @ direction)
+    assert float(quotient) == pytest.approx(float(found), abs=1e-12)

@@ -94,10 +94,31 @@ def test_expansion_equals_automatic_differentiation(layers):
     @jax.jit
     def both(x):
         expected = profiled(x), jax.grad(profiled)(x), jax.hessian(profiled)(x)
-        return expected, profiling.expansion(model, data, start.at[shared].set(x), shared)
+        return expected, profiling.expansion(model, data, start.at[shared].set(x), shared)[:3]
 
     for expected, found in zip(*both(start[shared]), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", [*CASES, "all kinds of modifiers"])
+def test_blocks_of_bins_add_up(case, monkeypatch):
+    """To what all bins at once give: blocks that are full and not, in channels of any size."""
+    model = Model.from_spec(spec(**CASES[case]) if case in CASES else models.everything())
+    shared = plan(model.structure).shared
+    given = model, jittered(model), point(model)
+
+    def expansion(fitted):
+        return jax.jit(lambda *given: profiling.expansion(*given, fitted))(*given)
+
+    for fitted in (shared, shared[1:]):
+        expected = expansion(fitted)
+        with monkeypatch.context() as patched:
+            patched.setattr(profiling, "LARGE_TABLE", 0)
+            patched.setattr(profiling, "BLOCK", 15)
+            found = expansion(fitted)
+        for one, other in zip(found, expected, strict=True):
+            scale = np.abs(other).max()
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12 * scale)
 
 
 def test_statistics_of_unit_weights():

@@ -1,21 +1,24 @@
-"""Time and memory of building a model as large as the largest in use.
+"""Time and memory of building and fitting a model as large as the largest in use.
 
 The W mass of CMS (arXiv:2412.13872) is measured in some 3,000 bins with 4,000 nuisance parameters.
 This is a synthetic model of that size: signal and three backgrounds in one channel, a ``histosys``
 for each parameter and a ``staterror``.
 
 Run ``python tests/benchmarks/size.py [bins parameters [samples of each parameter]]``; prints a
-Markdown table. Each row is measured in a process of its own.
+Markdown table. Each row is measured in a process of its own. The fit is a free one; the gradients
+are those of the best signal strength and of the deviance in all yields, nominal and varied.
 """
 
 import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 
 SAMPLES = {"signal": 0.3, "top": 1.0, "jets": 0.6, "multijet": 0.2}  # relative size
+SAVE = 5  # place of an argument of the inner call: a file for what is found
 ROWS = [(100, 30, 1), (300, 300, 1), (1000, 1000, 1), (3000, 4000, 1), (3000, 4000, 4)]
 
 
@@ -56,16 +59,77 @@ def measure(bins: int, parameters: int, spread: int) -> None:
         sample["data"].size * (1 + 2 * (len(sample["modifiers"]) - 1))
         for sample in spec["channels"][0]["samples"]
     )
-    before = peak()
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        model = Model.from_spec(spec)
-        seconds.append(time.perf_counter() - start)
-    row = [bins, len(model.init), f"{numbers / 1e6:.3g}"]
-    print(
-        "|".join(map(str, [*row, *(f"{t:.2f}" for t in seconds), f"{before:.2f}", f"{peak():.2f}"]))
-    )
+    start = time.perf_counter()
+    model = Model.from_spec(spec)
+    building, built = time.perf_counter() - start, peak()
+    del spec
+    row = [bins, len(model.init), f"{numbers / 1e6:.3g}", f"{building:.1f}", f"{built:.2f}"]
+    print("|".join(map(str, [*row, *fit(model), f"{peak():.2f}"])))
+
+
+def fit(model) -> list[str]:
+    """Seconds of the fit, and of the fit with its gradients, compiling apart; and what it found."""
+    import jax
+    import jax.numpy as jnp
+
+    from nablab.infer import hypotests
+
+    data = shifted(model)
+    yields = model.nominal, model.shift_down, model.shift_up
+
+    def best(model, yields):
+        nominal, down, up = yields
+        model = replace(model, nominal=nominal, shift_down=down, shift_up=up)
+        return hypotests.best_fit(model, data)
+
+    def with_gradients(model, yields):
+        def mu_and_deviance(yields):
+            found = best(model, yields)
+            return (found.parameters[model.poi_index], found.value), found
+
+        _, pull, found = jax.vjp(mu_and_deviance, yields, has_aux=True)
+        one, zero = jnp.ones(()), jnp.zeros(())
+        return found, pull((one, zero))[0], pull((zero, one))[0]
+
+    row = []
+    for function in (best, with_gradients):
+        start, cpu = time.perf_counter(), time.process_time()
+        compiled = jax.jit(function).lower(model, yields).compile()
+        compiling = time.perf_counter() - start
+        start, cpu = time.perf_counter(), time.process_time()
+        found = jax.block_until_ready(compiled(model, yields))
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        row += [f"{compiling:.1f}", f"{seconds:.1f}", f"{cpu:.1f}"]
+        fitted = found if function is best else found[0]
+        if not fitted.converged:
+            sys.exit(f"no minimum: {fitted.certificate}")
+        if function is best:
+            row.append(str(int(fitted.certificate.iterations)))
+    if len(sys.argv) > SAVE:
+        names = ("mu_nominal", "mu_down", "mu_up", "value_nominal", "value_down", "value_up")
+        np.savez(
+            sys.argv[SAVE],
+            parameters=fitted.parameters,
+            value=fitted.value,
+            smallest=fitted.certificate.smallest_eigenvalue,
+            **dict(zip(names, [*found[1], *found[2]], strict=True)),
+        )
+    return [*row, f"{float(fitted.parameters[model.poi_index]):.6f}", f"{float(fitted.value):.4f}"]
+
+
+def shifted(model):
+    """What is expected with more signal and some parameters pulled, and fluctuates."""
+    import jax.numpy as jnp
+
+    parameters = np.array(model.parameters(1.1))
+    alphas = model.structure.interpolated
+    parameters[alphas[:: max(1, len(alphas) // 5)]] = 0.5
+    data = np.array(model.expected_data(jnp.asarray(parameters)))
+    bins = model.structure.main_bins
+    noise = np.random.default_rng(5).normal(size=bins)
+    data[:bins] += np.sqrt(data[:bins]) * noise
+    data[bins:] = model.auxdata
+    return jnp.asarray(data)
 
 
 def peak() -> float:
@@ -74,16 +138,19 @@ def peak() -> float:
 
 
 def main():
-    given = tuple(map(int, sys.argv[1:]))
+    given = tuple(map(int, sys.argv[1:SAVE]))
     if given[:1] == (0,):
-        return measure(*given[1:])
+        return measure(*given[1:4])
     rows = []
     for row in [(*given, 1)[:3]] if given else ROWS:
         command = [sys.executable, __file__, "0", *map(str, row)]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         rows.append(said.strip().split("|"))
-    header = ["bins", "parameters", "numbers, million", "building, s", "again, s"]
-    header += ["memory before, GB", "peak, GB"]
+    header = ["bins", "parameters", "numbers, million", "building, s", "its peak, GB"]
+    for what in ("fit", "with gradients"):
+        header += [f"compiling {what}, s", f"{what}, s", "on all cores, s"]
+        header += ["iterations"] * (what == "fit")
+    header += ["mu", "deviance", "peak, GB"]
     for row in (header, ["---:"] * len(header), *rows):
         print("|", " | ".join(row), "|")
     return None

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from nablab.infer import matrices
 
 SMALLEST_PIVOT = 1e-3  # in place of a curvature that is zero
+STEPS = 20  # of many parameters at once, before they meet their bounds one by one
 CLEARLY = 1e-12  # a slope smaller than this does not pull a parameter off its bound
 
 
@@ -45,7 +46,7 @@ def lowest(
     Negative pivots of the elimination are turned around (and made smaller by a factor ``longer``)
     and small ones raised, so that no number grows: the point is that of a positive definite matrix
     that differs from the given one on the diagonal only (Gill, Murray and Wright, Practical
-    Optimization, 4.4.2.2).
+    Optimization, 4.4.2.2). To the diagonal of a large matrix the same is added everywhere.
 
     Args:
         matrix: symmetric, with a diagonal of about 1.
@@ -61,6 +62,49 @@ def lowest(
     size = matrix.shape[0]
     if not size:
         return slope, jnp.zeros(()), jnp.zeros((), bool)
+    problem = matrix, slope, lower, upper, held
+    if size < matrices.LARGE:
+        return _active_set(*problem, longer)
+    added, _ = matrices.until_positive(matrices.without(matrix, lower == upper))
+    z, value, reached = _primal_dual(matrix + added * jnp.eye(size), *problem[1:])
+    found = z, -value, added > 0
+    return jax.lax.cond(reached, lambda: found, lambda: _active_set(*problem, longer))
+
+
+def _primal_dual(matrix, slope, lower, upper, held):
+    """The lowest point, the value there, and whether that is the answer.
+
+    Many parameters at once meet their bounds, or leave them, and the others are solved for again
+    (Hintermueller, Ito and Kunisch, SIAM J. Optim. 13 (2003) 865). This takes few steps, but need
+    not end, and asks for a positive definite matrix.
+    """
+
+    def step(state):
+        low, high, _, _, count, _ = state
+        stopped = low | high
+        z = jnp.where(low, lower, jnp.where(high, upper, 0.0))
+        factor = jnp.linalg.cholesky(matrices.without(matrix, stopped))
+        push = jnp.where(stopped, 0.0, slope + matrix @ z)
+        z = z - jax.scipy.linalg.cho_solve((factor, True), push)
+        pull = slope + matrix @ z
+        still_low = jnp.where(stopped, low & (pull >= -CLEARLY), z < lower)
+        still_high = jnp.where(stopped, high & (pull <= CLEARLY), z > upper) & ~still_low
+        never = lower == upper
+        still_low, still_high = still_low | never, still_high & ~never
+        done = ((still_low == low) & (still_high == high)).all() | jnp.isnan(z).any()
+        return still_low, still_high, z, 0.5 * z @ (slope + pull), count + 1, done
+
+    def unfinished(state):
+        return ~state[-1] & (state[-2] < STEPS)
+
+    low = held & (lower == 0.0)
+    start = (low, held & ~low, jnp.zeros_like(slope), jnp.zeros(()), 0, jnp.zeros((), bool))
+    *_, z, value, _, done = jax.lax.while_loop(unfinished, step, start)
+    return z, value, done & jnp.isfinite(value)
+
+
+def _active_set(matrix, slope, lower, upper, held, longer):
+    size = matrix.shape[0]
     index = np.arange(size)
     largest = jnp.diagonal(matrix).max(initial=1.0)
 

@@ -32,8 +32,8 @@ MEANING = {
     "data in a bin where nothing is expected",
     Status.OUTSIDE_BOUNDS: "the value to hold is outside of the bounds of its parameter, which the "
     "best fit keeps: widen the bounds (lower and upper of the model), or test a value within",
-    Status.NOT_LOWEST: "there are more minima than were searched: another fit to the same data found "
-    "a lower point, which this one allows, or most starts ended in a minimum of their own",
+    Status.NOT_LOWEST: "there are more minima than were searched: another fit to the same data "
+    "found a lower point, which this one allows, or most starts ended in a minimum of their own",
 }
 # Minima whose values differ by less than this, relatively, are the same.
 SAME = 1e-9

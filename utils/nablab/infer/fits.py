@@ -68,8 +68,9 @@ def minimize(
         max_iterations: of Newton steps tried.
         args: further arguments of the function, pytrees of arrays.
         expansion: ``expansion(x, *args)`` gives value, gradient and Hessian, where there is a
-            faster way than to differentiate the function twice. It and the function then close
-            over nothing that is traced.
+            faster way than to differentiate the function twice. Large fits pass ``curved=0.0`` far
+            from the minimum, where a Hessian without its negative parts leads there sooner. It
+            and the function then close over nothing that is traced.
 
     Returns:
         The fit. Look at ``certificate.converged``, or call ``certificate.require()`` outside jit,
@@ -113,10 +114,10 @@ def minimize(
 
 
 def _on_leaves(function, tree):
-    return lambda x, *leaves: function(x, *tree.unflatten(leaves))
+    return lambda x, *leaves, **options: function(x, *tree.unflatten(leaves), **options)
 
 
-def _expansion(function, x, *args):
+def _expansion(function, x, *args, curved=1.0):
     """Value, gradient and Hessian by automatic differentiation."""
 
     def gradient_twice(x):
@@ -130,30 +131,39 @@ def _expansion(function, x, *args):
 def attached(function, expansion, x, value, active, rest, args):
     """A minimum that has been found and its value, with all their derivatives in ``args`` (and in
     the bounds ``rest``, where one is active): nothing is searched again."""
-    x = _minimum(expansion, x, active, rest, args)
+    x = _minimum(function, expansion, x, active, rest, args)
     return x, _lowest(function, value, x, active, rest, args)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _minimum(expansion, x, active, rest, args):
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _minimum(function, expansion, x, active, rest, args):
     return jnp.where(active, rest, x)
 
 
 @_minimum.defjvp
-def _minimum_jvp(expansion, primals, tangents):
+def _minimum_jvp(function, expansion, primals, tangents):
     x, active, rest, args = primals
     _, _, rest_dot, args_dot = tangents
     # Once more, so that second derivatives see how the minimum moves.
-    x = _minimum(expansion, x, active, rest, args)
+    x = _minimum(function, expansion, x, active, rest, args)
     moved = jnp.where(active, rest_dot, 0.0)
 
     def gradient_and_hessian(x, *args):
         return expansion(x, *args)[1:]
 
     # The gradient of the free parameters stays zero: H dx + d(gradient) = 0.
-    _, change, hessian = jax.jvp(gradient_and_hessian, (x, *args), (moved, *args_dot), has_aux=True)
-    free = jnp.where(active[:, None] | active, jnp.diag(active * 1.0), hessian)
-    step = -matrices.eliminated(free)[0] @ jnp.where(active, 0.0, change)
+    point, along = (x, *args), (moved, *args_dot)
+    if x.size >= matrices.LARGE:  # without the tables of the expansion, which reversed are kept
+        _, change = jax.jvp(jax.grad(function), point, along)
+        _, hessian = gradient_and_hessian(*point)
+    else:
+        _, change, hessian = jax.jvp(gradient_and_hessian, point, along, has_aux=True)
+    free = matrices.without(hessian, active)
+    change = jnp.where(active, 0.0, change)
+    if x.size >= matrices.LARGE:
+        step = -jax.scipy.linalg.solve(free, change, assume_a="pos")
+    else:
+        step = -matrices.eliminated(free)[0] @ change
     return x, jnp.where(active, rest_dot, step)
 
 
@@ -260,6 +270,7 @@ def _certify(end, heights, beaten, movable, tolerance) -> Certificate:
     norm = newton.gradient_norm(end.gradient, active, scale)
     in_units = newton.in_units(end.hessian, active, 1.0 / jnp.sqrt(scale))
     finite = jnp.isfinite(end.value) & jnp.isfinite(norm) & jnp.isfinite(in_units).all()
+    in_units = jnp.where(finite, in_units, jnp.eye(len(active)))
     # The smallest pivot tells the sign of the smallest eigenvalue at a fraction of its cost.
     minimum = matrices.eliminated(in_units)[1].min(initial=jnp.inf) > 1e-12
     status = jnp.where(
@@ -272,8 +283,6 @@ def _certify(end, heights, beaten, movable, tolerance) -> Certificate:
         ),
     )
     status = jnp.where(beaten & (status == Status.CONVERGED), Status.NOT_LOWEST, status)
-    smallest, flattest = matrices.smallest_eigenvalue(
-        jnp.where(finite, in_units, np.eye(len(active)))
-    )
+    smallest, flattest = matrices.smallest_eigenvalue(in_units)
     flattest = jnp.where(active, 0.0, flattest)
     return Certificate(status, norm, smallest, flattest, active & movable, end.count, heights)

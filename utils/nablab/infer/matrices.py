@@ -1,7 +1,8 @@
-"""Small positive definite matrices: curvatures and information, inverted without LAPACK.
+"""Positive definite matrices: curvatures and information. Small ones are inverted without LAPACK.
 
 jaxlib 0.10.2 has LAPACK, but some large compilations do not find it ("no registered implementation
-for untyped custom call"), and batched loops around it have been seen to hang on two cores.
+for untyped custom call"), and batched loops around it have been seen to hang on two cores. Fits of
+more than 500 parameters, which are not batched, need it.
 """
 
 import functools
@@ -10,10 +11,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Up to this size a matrix is inverted in straight-line code, which small fits are faster with.
 UNROLLED = 4
+# From this size on LAPACK takes over.
+LARGE = 512
+SMALLEST_SHIFT = 0.1  # of a diagonal of about 1, to make a matrix positive
+STEPS = 40  # towards the smallest eigenvalue of a large matrix
 
 
 @jax.custom_jvp
@@ -50,6 +55,12 @@ def eliminated(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[
     sign of the smallest pivot tells whether the matrix is one.
     """
     size = matrix.shape[0]
+    if size >= LARGE:
+        factor = jnp.linalg.cholesky(matrix)
+        pivots = jnp.diagonal(factor) ** 2
+        negative = jnp.isnan(pivots[-1]) & jnp.isfinite(matrix).all()
+        inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(size))
+        return inverse, jnp.where(negative, -1.0, pivots)
     index = np.arange(size)
 
     def eliminate(k, state):
@@ -59,6 +70,28 @@ def eliminated(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[
         return pivoted(matrix, k, safe), jnp.where(index == k, pivot, pivots)
 
     return in_turn(size, eliminate, (matrix, jnp.zeros(size)))
+
+
+def without(matrix: Float[Array, "n n"], held: Bool[Array, "n"]) -> Float[Array, "n n"]:
+    """The matrix with the rows and columns of what is held replaced by those of the identity."""
+    return jnp.where(held[:, None] | held, jnp.diag(held * 1.0), matrix)
+
+
+def until_positive(matrix: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
+    """What was added to the diagonal for a large matrix to be positive definite, 0 where it is; and
+    the Cholesky factor."""
+    size = len(matrix)
+
+    def factorize(added):
+        return added, jnp.linalg.cholesky(matrix + added * jnp.eye(size))
+
+    def more(state):
+        return factorize(jnp.maximum(4.0 * state[0], SMALLEST_SHIFT))
+
+    def negative(state):
+        return jnp.isnan(state[1][-1, -1]) & (state[0] < 1e9)
+
+    return jax.lax.while_loop(negative, more, factorize(jnp.zeros(())))
 
 
 def in_turn(size: int, step: Callable, state):
@@ -84,17 +117,47 @@ def smallest_eigenvalue(
 ) -> tuple[Float[Array, ""], Float[Array, "n"]]:
     """Of a symmetric matrix, and its direction; infinite where the matrix is empty.
 
-    It is the largest one of (bound - matrix), which takes over when that is squared repeatedly.
+    It is the largest one of (bound - matrix), which takes over when that is squared repeatedly. A
+    large matrix is made a small one first.
     """
     size = matrix.shape[0]
     if not size:
         return jnp.full((), jnp.inf), jnp.zeros(0)
-    bound = 1.5 * jnp.abs(matrix).sum(axis=0).max()
+    if size >= LARGE:
+        basis = _directions_of_extremes(matrix)
+        vector = basis @ smallest_eigenvalue(basis.T @ (matrix @ basis))[1]
+    else:
+        bound = 1.5 * jnp.abs(matrix).sum(axis=0).max()
 
-    def square(_, power):
-        return power @ (power / jnp.abs(power).max())
+        def square(_, power):
+            return power @ (power / jnp.abs(power).max())
 
-    power = jax.lax.fori_loop(0, 20, square, bound * np.eye(size) - matrix)
-    vector = power[:, jnp.argmax(jnp.diagonal(power))]
+        power = jax.lax.fori_loop(0, 20, square, bound * np.eye(size) - matrix)
+        vector = power[:, jnp.argmax(jnp.diagonal(power))]
     vector = vector / jnp.abs(vector).max()
     return vector @ matrix @ vector / (vector @ vector), vector
+
+
+def _directions_of_extremes(matrix):
+    """Orthogonal directions among which that of the smallest eigenvalue is, [n, 2 STEPS].
+
+    The extended Krylov space (Druskin and Knizhnerman, SIAM J. Matrix Anal. Appl. 19 (1998) 755):
+    what repeated products with the matrix, and with its inverse, make of two directions at random.
+    """
+    _, factor = until_positive(matrix)
+
+    def orthogonal(vector, basis):
+        for _ in range(2):  # what rounding left over, once more
+            vector = vector - basis @ (vector @ basis)
+        return vector / jnp.sqrt(vector @ vector)
+
+    def enlarge(k, basis):
+        before = basis[:, 2 * k - 2]
+        basis = basis.at[:, 2 * k].set(orthogonal(matrix @ before, basis))
+        before = basis[:, 2 * k - 1]
+        solved = jax.scipy.linalg.cho_solve((factor, True), before)
+        return basis.at[:, 2 * k + 1].set(orthogonal(solved, basis))
+
+    start = np.linalg.qr(np.random.default_rng(0).normal(size=(len(matrix), 2)))[0]
+    basis = jnp.zeros((len(matrix), 2 * STEPS)).at[:, :2].set(start)
+    return jax.lax.fori_loop(1, STEPS, enlarge, basis)

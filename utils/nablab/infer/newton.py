@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from nablab.infer import boxed
+from nablab.infer import boxed, matrices
 
 # How much longer steps get where the curvature is negative, which leads away from a maximum.
 LONGER = 4.0
 # A fit whose gradient is all rounding errors has arrived only if no more than this can be gained.
 STALLED = 1e-6
+# A large fit with more than this to gain takes the positive part of the Hessian.
+FAR = 1.0
 
 
 class Iteration(NamedTuple):
@@ -41,7 +43,11 @@ def newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> Itera
     """
 
     def step(state, lower, upper):
-        value, gradient, hessian = expansion(state.trial, *args)
+        options, far = {}, False
+        if state.x.size >= matrices.LARGE:
+            far = (state.count == 0) | (state.predicted > FAR)
+            options = {"curved": 1.0 - far}
+        value, gradient, hessian = expansion(state.trial, *args, **options)
         change = value - state.value
         # Near the minimum the change drowns in rounding errors, and a full step is right.
         rounding = 1e-13 * (1.0 + jnp.abs(value))
@@ -63,7 +69,7 @@ def newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> Itera
         # Where whole steps no longer lower it, the gradient is all rounding errors.
         stalled = good & full & (norm > 0.5 * state.norm) & (state.count > 0)
         whole = (state.length < state.radius) & (state.predicted < STALLED)
-        done = (norm <= tolerance) | (stalled & whole)
+        done = ((norm <= tolerance) | (stalled & whole)) & ~jnp.asarray(far)
         unit = 1.0 / jnp.sqrt(scale)
         moved, predicted, negative = boxed.lowest(
             in_units(hessian, lower == upper, unit),
@@ -94,7 +100,11 @@ def newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> Itera
         return (~state.done & in_reach & jnp.isfinite(state.value)).any()
 
     def steps(state):
-        return jax.vmap(step)(state, lower, upper)
+        if len(x) > 1:
+            return jax.vmap(step)(state, lower, upper)
+        # By itself, so that what need not be done is not done.
+        alone = jax.tree.map(lambda field: field[0], (state, lower, upper))
+        return jax.tree.map(lambda field: field[None], step(*alone))
 
     return jax.lax.while_loop(unfinished, steps, beginning(x))
 

@@ -32,7 +32,7 @@ class Plan:
     """Which parameters are fitted, which are eliminated, and where each acts.
 
     ``layers`` holds the private parameters: none, one layer, or two. The tables say, for each
-    parameter and cell, which row of the model's histosys or entry of its normsys numbers applies,
+    parameter and sample, which row of the model's histosys or entry of its normsys numbers applies,
     or the one after the last.
     """
 
@@ -41,9 +41,44 @@ class Plan:
     private: np.ndarray  # of all layers
     direct: np.ndarray  # [rows, cells]: index into (parameters, 1)
     histosys_parameters: np.ndarray
-    histosys_row: np.ndarray  # [histosys parameters, cells]
+    histosys_row: np.ndarray  # [histosys parameters, samples]
     normsys_parameters: np.ndarray
-    normsys_entry: np.ndarray  # [normsys parameters, cells]
+    normsys_entry: np.ndarray  # [normsys parameters, samples]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Bins in groups of equal size, the last ones filled up with cells that do not count.
+
+    What a cell adds to depends on which of the layers scale it: ``part`` numbers the combinations,
+    of which ``parts`` are there.
+    """
+
+    cells: np.ndarray  # [blocks, samples, bins]
+    counted: np.ndarray  # the same
+    bins: np.ndarray  # [blocks, bins]
+    part: np.ndarray  # [cells]
+    parts: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def blocks(structure: Structure, size: int) -> Blocks:
+    """Blocks of some ``size`` cells."""
+    samples = max(samples for samples, _ in structure.channel_shapes)
+    width = max(1, size // samples)
+    found, first_cell, first_bin = [], 0, 0
+    for here, bins in structure.channel_shapes:
+        for start in range(0, bins, width):
+            row, column = np.arange(samples)[:, None], start + np.arange(width)
+            counted = (row < here) & (column < bins)
+            cells = np.where(counted, first_cell + row * bins + column, first_cell)
+            found.append((cells, counted, first_bin + np.minimum(column, bins - 1)))
+        first_cell, first_bin = first_cell + here * bins, first_bin + bins
+    cells, counted, bins = (np.stack(each) for each in zip(*found, strict=True))
+    part = np.zeros(first_cell, int)
+    for bit, layer in enumerate(plan(structure).layers):
+        part += layer.scales << bit
+    return Blocks(cells, counted, bins, part, tuple(np.unique(part).tolist()))
 
 
 @functools.lru_cache(maxsize=256)
@@ -76,14 +111,16 @@ def plan(structure: Structure) -> Plan:
     histosys = [p for p in np.unique(s.shifts) if p in interpolated]
     normsys = np.unique(s.normsys_parameter)
     parameter_of = np.append(s.normsys_parameter, -1)
-    entry = np.where(s.factors < size, entries, s.factors - size)
+    factors = s.factors[:, np.unique(s.cell_sample, return_index=True)[1]]
+    entry = np.where(factors < size, entries, factors - size)
+    rows = np.indices(s.shift_parameters.shape)[0]
     return Plan(
         shared=np.setdiff1d(np.arange(size), private),
         layers=layers,
         private=private,
         direct=direct,
         histosys_parameters=np.array(histosys, dtype=int),
-        histosys_row=_first(s.shifts, histosys, np.indices(s.shifts.shape)[0], len(s.shifts)),
+        histosys_row=_first(s.shift_parameters, histosys, rows, len(rows)),
         normsys_parameters=normsys,
         normsys_entry=_first(parameter_of[entry], normsys, entry, entries),
     )
@@ -96,12 +133,12 @@ def _layer(structure, rows) -> Layer:
 
 
 def _first(table, parameters, values, otherwise) -> np.ndarray:
-    """For each parameter and cell: the value at its first row in the table, [parameters, cells]."""
+    """For each parameter and sample: the value at its first row in the table."""
     found = np.full((len(parameters), table.shape[1]), otherwise)
     place = np.full(max([*parameters, table.max(initial=0)]) + 2, -1)  # the last one is for -1
     place[np.asarray(parameters, dtype=int)] = np.arange(len(parameters))
     for row in reversed(range(len(table))):
         which = place[table[row]]
-        cells = np.flatnonzero(which >= 0)
-        found[which[cells], cells] = values[row][cells]
+        samples = np.flatnonzero(which >= 0)
+        found[which[samples], samples] = values[row][samples]
     return found
