@@ -139,6 +139,16 @@ def test_many_minima_are_searched_and_told():
         assert jnp.nanmin(fit.certificate.heights) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_a_valley_that_one_start_in_ten_finds():
+    """The lowest of 200 random starts of L-BFGS-B (benchmarks/minima.py), among a dozen minima."""
+    rng = np.random.default_rng(1007)
+    spec, counts = hard_models.many_shapes(rng.integers(20, 80), rng.integers(8, 30), rng)
+    model = Model.from_spec(spec)
+    data = jnp.concatenate([jnp.array(counts), model.auxdata])
+    fit = hypotests.fixed_poi_fit(model, data, 0.0)
+    assert fit.require().value < 20.2864888 and np.sum(fit.certificate.heights > 1e-3) > 5
+
+
 def wells(x):
     """Two minima in x[1], the deeper one at -1, and x[0] follows."""
     return (x[1] ** 2 - 1.0) ** 2 + 0.3 * x[1] + 0.1 * (x[0] - x[1]) ** 2

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from decimal import Decimal, localcontext
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pyhf
 import pytest
 from models import MU, channel, modifier
 
-from nablab.infer import hypotests, interpolation
+from nablab.infer import histfactory, hypotests, interpolation
 from nablab.infer.histfactory import Model
 
 ONE_EACH = {
@@ -323,3 +324,14 @@ def test_a_model_survives_pickle_and_copies(tmp_path):
     run = subprocess.run([sys.executable, "-c", COUNT, path], capture_output=True, check=False)
     assert run.returncode == 0, run.stderr.decode()
     np.testing.assert_allclose(float(run.stdout), observed, rtol=1e-12)
+
+
+def test_deviance_close_to_the_mean_keeps_its_digits():
+    """Of rates a little off the counts: no digit is lost but the last one of the rate."""
+    rng = np.random.default_rng(0)
+    away = rng.choice([-1.0, 1.0], 1000) * 10.0 ** rng.uniform(-15.0, -0.31, 1000)
+    rates = 1.0 + away
+    with localcontext(prec=50):
+        exact = [float(2 * (Decimal(rate) - 1 - Decimal(rate).ln())) for rate in rates]
+    found = jax.jit(histfactory._poisson_deviance)(jnp.array(rates), jnp.ones(len(rates)))
+    np.testing.assert_array_less(np.abs(found - np.array(exact)), 1e-15 * np.abs(away))

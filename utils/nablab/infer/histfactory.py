@@ -336,8 +336,7 @@ def _poisson_deviance(rates, counts):
     reachable = jnp.where(rates < lowest, lowest, rates)
     safe_counts = jnp.where(some, counts, 1.0)
     ratio = jnp.where(some, reachable / safe_counts, 1.0)
-    # Near the mean ratio - 1 has no rounding error, and the logarithm there keeps all its digits
-    # (those of XLA's log1p are two fewer).
+    # Near the mean ratio - 1 has no rounding error, and the logarithm there keeps all its digits.
     distance = jnp.where(some, counts * (ratio - 1.0 - jnp.log(ratio)), reachable)
     distance = distance * checks.one_if(~(counts < 0))
     # 0 in the allowed range, below it a steep straight line towards it.
