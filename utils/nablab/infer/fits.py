@@ -44,7 +44,7 @@ def minimize(
     args: tuple = (),
     expansion: Callable | None = None,
 ) -> Fit:
-    """Minimise a smooth function of a few (up to some hundred) parameters within a box.
+    """Minimise a smooth function of a few (up to some thousand) parameters within a box.
 
     Newton steps to the lowest point of a parabola within the box and a radius in which it is
     trusted; a curvature that is not positive is turned around.
