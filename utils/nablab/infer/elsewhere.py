@@ -4,7 +4,7 @@ Interpolated templates give a likelihood several minima: mostly one on either si
 parameter. From the minimum that was found one looks along each such parameter, the others
 staying or following as the curvature there tells: between two places where the slope changes from
 downhill to uphill is a valley. And where a fit of the same function within other bounds has ended
-is a place to look at, too.
+is a place to look at, too. A fit of one parameter looks along its line before it starts.
 """
 
 import jax
