@@ -19,6 +19,8 @@ from nablab.infer.certificates import clearly_lower
 ONE_SIDE = np.array([0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4, 2.0, 3.0])
 PLACES = np.concatenate([-ONE_SIDE[::-1], [0.0], ONE_SIDE])
 SCATTERED = 8
+# Where one slope is so much smaller than the other, that is a wall, in front of which to start.
+WALL = 1e-6
 # Up to this size all points are evaluated at once.
 AT_ONCE = 64
 
@@ -140,6 +142,7 @@ def _valleys(arrived, values, slopes):
     known = (left <= arrived[:, None]) & (arrived[:, None] <= right)
     valley = (down > 0) & (up >= 0) & ~known
     share = jnp.where(valley, down, 1.0) / jnp.where(valley, down + up, 2.0)
+    share = jnp.where(share < WALL, 0.0, jnp.where(share > 1.0 - WALL, 1.0, share))
     from_left = values[:, :-1] - down * share * (right - left) / 2
     from_right = values[:, 1:] - up * (1.0 - share) * (right - left) / 2
     height = (1.0 - share) * from_left + share * from_right  # the nearer end knows best

@@ -188,7 +188,7 @@ def _fits(model, data, *pois, near=None, anywhere=True, **settings) -> list[Fit]
         return profiling.deviance(model, data, put(start, fitted, x))
 
     def expansion(x, model, data, start, curved=1.0):
-        return profiling.expansion(model, data, put(start, fitted, x), fitted, curved)
+        return profiling.expansion(model, data, put(start, fitted, x), fitted, curved=curved)
 
     alphas = np.isin(fitted, model.structure.interpolated)
     poi = np.isin(fitted, [] if poi_index is None else poi_index)

@@ -55,6 +55,7 @@ def expansion(
     data: Float[Array, "data"],
     parameters: Float[Array, "parameters"],
     fitted: np.ndarray,
+    *,
     curved: Float[Array, ""] | float = 1.0,
 ) -> tuple[Float[Array, ""], Float[Array, "fitted"], Float[Array, "fitted fitted"]]:
     """The profile deviance, its gradient and its Hessian in the parameters ``fitted``.
