@@ -14,7 +14,13 @@ from nablab.infer.histfactory import Model
 from nablab.relax import cuts, histograms2d
 from nablab.relax.edges import quantile_edges
 from nablab.relax.estimators import boundary_gradient
-from nablab.relax.histograms import BLOCK, hard_counts, kde_counts, softmax_counts
+from nablab.relax.histograms import (
+    BLOCK,
+    direct_kde_counts,
+    hard_counts,
+    kde_counts,
+    softmax_counts,
+)
 from nablab.relax.objects import hard_top_k, soft_top_k
 from nablab.relax.pairing import hard_pairing, soft_pairing
 from nablab.relax.splines import spline_counts
@@ -150,6 +156,12 @@ def test_no_limit_follows_from_a_bad_event():
     assert np.all(np.isfinite(values)) and converged and np.isfinite(sigma)
     values, converged, sigma = expected(replaced(EVENTS, np.nan))
     assert np.all(np.isnan(values)) and not converged and np.isnan(sigma)
+
+
+def test_the_direct_sum_of_kernels_does_not_drop_a_bad_event():
+    counts = jax.jit(lambda x: direct_kde_counts(x, EDGES, bandwidth=0.1).values)
+    assert np.all(np.isfinite(counts(EVENTS)))
+    assert np.all(np.isnan(counts(replaced(EVENTS, np.nan))))
 
 
 CUTS = [cuts.soft_cut, cuts.log_soft_cut, cuts.hard_cut]

@@ -81,7 +81,7 @@ def test_negative_curvature_is_left_downhill(size):
         np.testing.assert_allclose(longer, 4.0 * usual)
 
 
-def test_large_parabolas(monkeypatch):
+def test_large_parabolas():
     """Many bounds at once give the same point as one after the other."""
     problem_and_one = *problem(boxed.matrices.LARGE, np.random.default_rng(1)), np.ones(())
     found = jax.jit(boxed.lowest)(*problem_and_one)
@@ -91,6 +91,7 @@ def test_large_parabolas(monkeypatch):
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-8, atol=1e-9 * scale)
     assert float(found[1]) == pytest.approx(float(expected[1]), rel=1e-9)
     _, _, lower, upper, _ = problem_and_one[:5]
+    assert boxed._primal_dual(*map(jnp.asarray, problem_and_one[:5]))[2]  # not one by one after all
     assert np.sum((found[0] == lower) | (found[0] == upper)) > 100
 
 

@@ -90,11 +90,12 @@ def spectra(size):
         "negative": changed(-1e-3),
         "negative and small": changed(-0.1, 1e-9),
         "many negative": bulk - 1.0,
+        "few that differ": np.concatenate([rng.uniform(1.5, 9.0, 9), [0.3], np.ones(size)])[:size],
         "many sizes": 10.0 ** rng.uniform(-4.0, 0.0, size),
     }
 
 
-@pytest.mark.parametrize("case", spectra(3))
+@pytest.mark.parametrize("case", spectra(50))
 def test_smallest_eigenvalue_of_large_matrices(case):
     eigenvalues = spectra(600)[case]
     rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(600, 600)))[0]

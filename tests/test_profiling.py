@@ -1,16 +1,23 @@
 """Profiling of the private parameters, one layer of them and two, against the full likelihood."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
+from hard_models import many_shapes
 
-from nablab.infer import hypotests, profiling
+from nablab.infer import hypotests, matrices, profiling
 from nablab.infer.histfactory import Model
 from nablab.infer.plan import plan
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+
+import size as large
 
 BINS = 24
 
@@ -94,7 +101,7 @@ def test_expansion_equals_automatic_differentiation(layers):
     @jax.jit
     def both(x):
         expected = profiled(x), jax.grad(profiled)(x), jax.hessian(profiled)(x)
-        return expected, profiling.expansion(model, data, start.at[shared].set(x), shared)[:3]
+        return expected, profiling.expansion(model, data, start.at[shared].set(x), shared)
 
     for expected, found in zip(*both(start[shared]), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
@@ -119,6 +126,43 @@ def test_blocks_of_bins_add_up(case, monkeypatch):
         for one, other in zip(found, expected, strict=True):
             scale = np.abs(other).max()
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12 * scale)
+
+
+def test_without_its_curvature_the_hessian_is_positive():
+    """Far from the data, where the whole one is not; for the Asimov data both are the same."""
+    model_spec, counts = many_shapes(40, 20, np.random.default_rng(3))
+    model, shared = Model.from_spec(model_spec), np.arange(41)
+    far = jnp.concatenate([3.0 * jnp.array(counts), model.auxdata])
+
+    @jax.jit
+    def hessian(data, curved):
+        return profiling.expansion(model, data, model.init, shared, curved=curved)[2]
+
+    assert np.linalg.eigvalsh(hessian(far, 1.0))[0] < 0
+    assert np.linalg.eigvalsh(hessian(far, 0.0))[0] >= 2.0 - 1e-9  # that of the constraints
+    asimov = model.expected_data(model.init)
+    np.testing.assert_allclose(hessian(asimov, 0.0), hessian(asimov, 1.0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mu", [None, 0.0])
+def test_a_fit_as_large_ones_are_made_ends_where_the_others_do(mu, monkeypatch):
+    """LAPACK, many bounds at once, bins in blocks, and Fisher scoring, for 101 parameters."""
+    model = Model.from_spec(large.specification(60, 100))
+    data = large.shifted(model)
+
+    def fit():
+        return jax.jit(lambda: hypotests._fits(model, data, mu, anywhere=False)[0])()
+
+    expected = fit().require()
+    monkeypatch.setattr(matrices, "LARGE", 90)
+    monkeypatch.setattr(profiling, "LARGE_TABLE", 0)
+    monkeypatch.setattr(profiling, "BLOCK", 100)
+    found = fit().require()
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-9)
+    np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-6, atol=1e-7)
+    assert float(found.certificate.smallest_eigenvalue) == pytest.approx(
+        float(expected.certificate.smallest_eigenvalue), rel=1e-3
+    )
 
 
 def test_statistics_of_unit_weights():

@@ -18,7 +18,6 @@ from dataclasses import replace
 import numpy as np
 
 SAMPLES = {"signal": 0.3, "top": 1.0, "jets": 0.6, "multijet": 0.2}  # relative size
-SAVE = 5  # place of an argument of the inner call: a file for what is found
 ROWS = [(100, 30, 1), (300, 300, 1), (1000, 1000, 1), (3000, 4000, 1), (3000, 4000, 4)]
 
 
@@ -105,15 +104,6 @@ def fit(model) -> list[str]:
             sys.exit(f"no minimum: {fitted.certificate}")
         if function is best:
             row.append(str(int(fitted.certificate.iterations)))
-    if len(sys.argv) > SAVE:
-        names = ("mu_nominal", "mu_down", "mu_up", "value_nominal", "value_down", "value_up")
-        np.savez(
-            sys.argv[SAVE],
-            parameters=fitted.parameters,
-            value=fitted.value,
-            smallest=fitted.certificate.smallest_eigenvalue,
-            **dict(zip(names, [*found[1], *found[2]], strict=True)),
-        )
     return [*row, f"{float(fitted.parameters[model.poi_index]):.6f}", f"{float(fitted.value):.4f}"]
 
 
@@ -138,9 +128,9 @@ def peak() -> float:
 
 
 def main():
-    given = tuple(map(int, sys.argv[1:SAVE]))
+    given = tuple(map(int, sys.argv[1:]))
     if given[:1] == (0,):
-        return measure(*given[1:4])
+        return measure(*given[1:])
     rows = []
     for row in [(*given, 1)[:3]] if given else ROWS:
         command = [sys.executable, __file__, "0", *map(str, row)]

@@ -3,7 +3,8 @@
 A step that is cut off coordinate by coordinate leaves the valley it should follow. Here parameters
 that meet a bound stay on it while the others are solved for again, until none wants to leave its
 bound: the primal active-set method (Nocedal and Wright, Numerical Optimization, 16.5). A parameter
-that joins the free ones, or leaves them, costs one step of Gauss-Jordan elimination.
+that joins the free ones, or leaves them, costs one step of Gauss-Jordan elimination; where there
+are hundreds, many do so at once first.
 """
 
 from typing import NamedTuple
@@ -104,6 +105,7 @@ def _primal_dual(matrix, slope, lower, upper, held):
 
 
 def _active_set(matrix, slope, lower, upper, held, longer):
+    """:func:`lowest`, where one parameter after the other meets its bound or leaves it."""
     size = matrix.shape[0]
     index = np.arange(size)
     largest = jnp.diagonal(matrix).max(initial=1.0)

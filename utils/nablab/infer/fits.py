@@ -68,9 +68,9 @@ def minimize(
         max_iterations: of Newton steps tried.
         args: further arguments of the function, pytrees of arrays.
         expansion: ``expansion(x, *args)`` gives value, gradient and Hessian, where there is a
-            faster way than to differentiate the function twice. Large fits pass ``curved=0.0`` far
-            from the minimum, where a Hessian without its negative parts leads there sooner. It
-            and the function then close over nothing that is traced.
+            faster way than to differentiate the function twice. From 512 parameters on it is also
+            given ``curved``, 0.0 far from the minimum, where a Hessian without its negative parts
+            leads there sooner. It and the function close over nothing that is traced.
 
     Returns:
         The fit. Look at ``certificate.converged``, or call ``certificate.require()`` outside jit,

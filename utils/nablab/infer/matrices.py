@@ -125,7 +125,10 @@ def smallest_eigenvalue(
         return jnp.full((), jnp.inf), jnp.zeros(0)
     if size >= LARGE:
         basis = _directions_of_extremes(matrix)
-        vector = basis @ smallest_eigenvalue(basis.T @ (matrix @ basis))[1]
+        projected = basis.T @ (matrix @ basis)
+        empty = jnp.diagonal(basis.T @ basis) < 0.5
+        projected = projected + jnp.diag(empty * jnp.abs(matrix).sum(axis=0).max())
+        vector = basis @ smallest_eigenvalue(projected)[1]
     else:
         bound = 1.5 * jnp.abs(matrix).sum(axis=0).max()
 
@@ -143,13 +146,18 @@ def _directions_of_extremes(matrix):
 
     The extended Krylov space (Druskin and Knizhnerman, SIAM J. Matrix Anal. Appl. 19 (1998) 755):
     what repeated products with the matrix, and with its inverse, make of two directions at random.
+    Where these make nothing new any more, columns of zeros are left.
     """
     _, factor = until_positive(matrix)
 
     def orthogonal(vector, basis):
-        for _ in range(2):  # what rounding left over, once more
+        # Where nothing is left but rounding errors they are no direction: once more, as long as 1.
+        for _ in range(3):
+            length = jnp.sqrt(vector @ vector)
+            vector = vector / jnp.where(length > 0, length, 1.0)
             vector = vector - basis @ (vector @ basis)
-        return vector / jnp.sqrt(vector @ vector)
+        length = jnp.sqrt(vector @ vector)
+        return jnp.where(length > 0.5, vector / length, 0.0)
 
     def enlarge(k, basis):
         before = basis[:, 2 * k - 2]

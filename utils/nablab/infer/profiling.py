@@ -104,8 +104,9 @@ def _with_curvature(hessian, own, of_factors, mixed, places):
     hessian = hessian + jnp.diag(own)
     if not len(places):
         return hessian
-    hessian = hessian.at[:, places].add(mixed).at[places].add(mixed.T)
-    return hessian.at[np.ix_(places, places)].add(of_factors)
+    half = put(mixed, places, take(mixed, places) + of_factors / 2)
+    half = put(jnp.zeros(hessian.shape), places, half.T)
+    return hessian + half + half.T
 
 
 def _mixed(sum_slopes, gammas, slope, bend, eliminated):
@@ -260,7 +261,7 @@ def _cell_derivatives(model: Model, parameters, fitted, cells=None):
     others_1 = jax.jacfwd(product)(nothing).T
     scale = normsys * others
     relative = scale * shift_1 + events * scale * log_1  # slopes but for those of the others
-    cell_slopes = relative.at[places].add(events * normsys * others_1)
+    cell_slopes = put(relative, places, take(relative, places) + events * normsys * others_1)
 
     def curvature(weights):
         straight, of_logs = weights * events * normsys, 0.0

@@ -105,13 +105,13 @@ def kernel_memberships(x, edges, *, bandwidth, fold_tails, kernel="gaussian"):
     """Area of each event's kernel in each bin, [event, bin]."""
     kernel, distances = KERNELS[kernel], edges - x[:, None]
     # Beyond 500 bandwidths every kernel is 0 to the last digit; in its derivative the ratio of
-    # distance and squared bandwidth may be infinite.
+    # distance and squared bandwidth may be infinite. NaN is not far away, and stays NaN.
     bandwidth = _not_too_narrow(bandwidth)
-    finite = jnp.where(jnp.abs(distances) < 600 * bandwidth, distances, 0.0)
+    finite = jnp.where(jnp.abs(distances) >= 600 * bandwidth, 0.0, distances)
     cumulative = jnp.where(
-        jnp.abs(distances) < 500 * bandwidth,
-        kernel.cdf(kernel.deviation * finite / bandwidth),
+        jnp.abs(distances) >= 500 * bandwidth,
         distances > 0,
+        kernel.cdf(kernel.deviation * finite / bandwidth),
     )
     if fold_tails:
         cumulative = cumulative.at[:, 0].set(0.0).at[:, -1].set(1.0)
@@ -157,8 +157,8 @@ def _softmax_counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
         scores = slopes * (block[:, None] - middle) + offsets
         scores -= jax.lax.stop_gradient(scores.max(axis=1, keepdims=True))  # a shift of no effect
         # Beyond 800 the exponential is 0; the derivative of the ratio may be infinite.
-        finite = jnp.where(scores > -900 * bandwidth, scores, 0.0)
-        scores = jnp.where(scores > -800 * bandwidth, finite / bandwidth, -jnp.inf)
+        finite = jnp.where(scores <= -900 * bandwidth, 0.0, scores)
+        scores = jnp.where(scores <= -800 * bandwidth, -jnp.inf, finite / bandwidth)
         p = jax.nn.softmax(scores, axis=1)
         inside = p[:, 1:-1]
         return inside.at[:, 0].add(p[:, 0]).at[:, -1].add(p[:, -1]) if fold_tails else inside
