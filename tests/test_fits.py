@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from nablab.infer import fits
+from nablab.infer import elsewhere, fits
 from nablab.infer.certificates import Status
 
 
@@ -133,6 +133,16 @@ def test_along_a_line_the_deepest_valley_is_found(extrema):
     assert np.all(found.certificate.converged)
     missed = np.sum(found.value > np.array(lowest) + 1e-12)
     assert missed <= (extrema > 3)  # of three minima the two that promise most are tried
+
+
+@pytest.mark.parametrize("place", [0.0, 0.1, -2.0])
+@pytest.mark.parametrize("off", [-1e-9, 1e-67, 1e-9])
+def test_where_a_fit_has_arrived_is_no_other_valley(place, off):
+    """Its end may be at one of the places, with slopes there that are rounding errors."""
+    slopes = elsewhere.PLACES - place
+    nothing = jnp.where(slopes == 0, off, slopes)[None]
+    _, heights = elsewhere._valleys(jnp.full(1, place + off), nothing**2 / 2, nothing)
+    assert not np.isfinite(heights).any()
 
 
 def test_a_valley_beyond_the_places_is_found_and_a_bound_kept():

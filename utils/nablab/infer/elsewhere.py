@@ -21,6 +21,8 @@ PLACES = np.concatenate([-ONE_SIDE[::-1], [0.0], ONE_SIDE])
 SCATTERED = 8
 # Where one slope is so much smaller than the other, that is a wall, in front of which to start.
 WALL = 1e-6
+# How far from one of the places rounding errors may tell uphill from downhill wrongly.
+SAME = 1e-6
 # Up to this size all points are evaluated at once.
 AT_ONCE = 64
 
@@ -139,7 +141,8 @@ def _valleys(arrived, values, slopes):
     [along, places - 1]."""
     left, right = PLACES[:-1], PLACES[1:]
     down, up = -slopes[:, :-1], slopes[:, 1:]
-    known = (left <= arrived[:, None]) & (arrived[:, None] <= right)
+    # A fit that ends at one of the places is at the bottom of both valleys that meet there.
+    known = (left - SAME <= arrived[:, None]) & (arrived[:, None] <= right + SAME)
     valley = (down > 0) & (up >= 0) & ~known
     share = jnp.where(valley, down, 1.0) / jnp.where(valley, down + up, 2.0)
     share = jnp.where(share < WALL, 0.0, jnp.where(share > 1.0 - WALL, 1.0, share))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from nablab.infer import profiling
 from nablab.infer.certificates import Fit
-from nablab.infer.fits import attached
+from nablab.infer.fits import lowest
 from nablab.infer.histfactory import Model
 from nablab.infer.indexing import put
 from nablab.infer.plan import plan
@@ -41,4 +41,4 @@ def lowest_deviance(
         model, data, start = tree.unflatten(args)
         return profiling.expansion(model, data, put(start, fitted, x), fitted)
 
-    return attached(function, expansion, x, end.value, active, rest, args)[1]
+    return lowest(function, expansion, end.value, x, active, rest, args)

@@ -101,7 +101,9 @@ def minimize(
 
     def attach(end, heights, beaten, lower, upper):
         rest = jnp.where(end.x >= upper, upper, lower)
-        x, value = attached(function, expansion, end.x, end.value, end.active, rest, args)
+        found = end.x, end.active, rest, args
+        x = _minimum(function, expansion, *found)
+        value = lowest(function, expansion, end.value, *found)
         return Fit(x, value, _certify(end, heights, beaten, lower < upper, tolerance))
 
     if init.ndim == 1:
@@ -128,15 +130,10 @@ def _expansion(function, x, *args, curved=1.0):
     return *value_and_gradient, hessian
 
 
-def attached(function, expansion, x, value, active, rest, args):
-    """A minimum that has been found and its value, with all their derivatives in ``args`` (and in
-    the bounds ``rest``, where one is active): nothing is searched again."""
-    x = _minimum(function, expansion, x, active, rest, args)
-    return x, _lowest(function, value, x, active, rest, args)
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _minimum(function, expansion, x, active, rest, args):
+    """A minimum that has been found, with all its derivatives in ``args`` (and in the bounds
+    ``rest``, where one is active): nothing is searched again."""
     return jnp.where(active, rest, x)
 
 
@@ -167,16 +164,19 @@ def _minimum_jvp(function, expansion, primals, tangents):
     return x, jnp.where(active, rest_dot, step)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _lowest(function, value, x, active, rest, args):
-    """The function at its minimum, whose own movement does not count: its slope is zero."""
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def lowest(function, expansion, value, x, active, rest, args):
+    """The value of the function at a minimum that has been found, with all its derivatives."""
     return value
 
 
-@_lowest.defjvp
-def _lowest_jvp(function, primals, tangents):
-    _, x, active, _, args = primals
+@lowest.defjvp
+def _lowest_jvp(function, expansion, primals, tangents):
+    _, x, active, rest, args = primals
     _, _, _, rest_dot, args_dot = tangents
+    # The slope is zero there, so that the minimum's own movement does not count but in second
+    # derivatives, which see it here.
+    x = _minimum(function, expansion, x, active, rest, args)
     moved = jnp.where(active, rest_dot, 0.0)
     return jax.jvp(function, (x, *args), (moved, *args_dot))
 
