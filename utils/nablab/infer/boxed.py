@@ -67,7 +67,7 @@ def lowest(
     if size < matrices.LARGE:
         return _active_set(*problem, longer)
     added, _ = matrices.until_positive(matrices.without(matrix, lower == upper))
-    z, value, reached = _primal_dual(matrix + added * jnp.eye(size), *problem[1:])
+    z, value, reached = _primal_dual(matrices.raised(matrix, added), *problem[1:])
     found = z, -value, added > 0
     return jax.lax.cond(reached, lambda: found, lambda: _active_set(*problem, longer))
 
@@ -84,7 +84,7 @@ def _primal_dual(matrix, slope, lower, upper, held):
         low, high, _, _, count, _ = state
         stopped = low | high
         z = jnp.where(low, lower, jnp.where(high, upper, 0.0))
-        factor = jnp.linalg.cholesky(matrices.without(matrix, stopped))
+        factor = matrices.cholesky(matrices.without(matrix, stopped))
         push = jnp.where(stopped, 0.0, slope + matrix @ z)
         z = z - jax.scipy.linalg.cho_solve((factor, True), push)
         pull = slope + matrix @ z

@@ -1,11 +1,12 @@
 """Positive definite matrices: curvatures and information. Small ones are inverted without LAPACK.
 
-jaxlib 0.10.2 has LAPACK, but some large compilations do not find it ("no registered implementation
-for untyped custom call"), and batched loops around it have been seen to hang on two cores. Fits of
-more than 500 parameters, which are not batched, need it.
+jaxlib 0.10.2 has LAPACK, but large compilations on a single processor do not find it ("no
+registered implementation for untyped custom call"; 0.12 does), and batched loops around it have
+been seen to hang on two. Fits of more than 500 parameters, which are not batched, need it.
 """
 
 import functools
+import os
 from collections.abc import Callable
 
 import jax
@@ -15,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 # Up to this size a matrix is inverted in straight-line code, which small fits are faster with.
 UNROLLED = 4
-# From this size on LAPACK takes over.
-LARGE = 512
+# From this size on LAPACK takes over, where it is found.
+_processors = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)
+LARGE = 512 if len(_processors) > 1 else 1_000_000
 SMALLEST_SHIFT = 0.1  # of a diagonal of about 1, to make a matrix positive
 STEPS = 40  # towards the smallest eigenvalue of a large matrix
 
@@ -56,11 +58,11 @@ def eliminated(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[
     """
     size = matrix.shape[0]
     if size >= LARGE:
-        factor = jnp.linalg.cholesky(matrix)
+        factor = cholesky(matrix)
         pivots = jnp.diagonal(factor) ** 2
-        negative = jnp.isnan(pivots[-1]) & jnp.isfinite(matrix).all()
+        pivots = jnp.where(jnp.isnan(pivots[-1]), -1.0, pivots)
         inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(size))
-        return inverse, jnp.where(negative, -1.0, pivots)
+        return inverse, jnp.where(jnp.isfinite(matrix).all(), pivots, jnp.nan)
     index = np.arange(size)
 
     def eliminate(k, state):
@@ -74,24 +76,32 @@ def eliminated(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[
 
 def without(matrix: Float[Array, "n n"], held: Bool[Array, "n"]) -> Float[Array, "n n"]:
     """The matrix with the rows and columns of what is held replaced by those of the identity."""
-    return jnp.where(held[:, None] | held, jnp.diag(held * 1.0), matrix)
+    index = jnp.arange(len(matrix))  # not a constant: that of a large matrix would take memory
+    return jnp.where(held[:, None] | held, (index[:, None] == index) & held, matrix)
+
+
+def raised(matrix: Float[Array, "n n"], added: Float[Array, ""]) -> Float[Array, "n n"]:
+    """With something added to the diagonal; the identity of a large matrix takes memory, too."""
+    return matrix.at[jnp.diag_indices(len(matrix))].add(added)
+
+
+def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """LAPACK's factor of a matrix that is symmetric as it comes; NaN where it is not positive."""
+    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
 
 
 def until_positive(matrix: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, "n n"]]:
     """What was added to the diagonal for a large matrix to be positive definite, 0 where it is; and
     the Cholesky factor."""
-    size = len(matrix)
-
-    def factorize(added):
-        return added, jnp.linalg.cholesky(matrix + added * jnp.eye(size))
 
     def more(state):
-        return factorize(jnp.maximum(4.0 * state[0], SMALLEST_SHIFT))
+        added = jnp.maximum(4.0 * state[0], SMALLEST_SHIFT)
+        return added, cholesky(raised(matrix, added))
 
     def negative(state):
         return jnp.isnan(state[1][-1, -1]) & (state[0] < 1e9)
 
-    return jax.lax.while_loop(negative, more, factorize(jnp.zeros(())))
+    return jax.lax.while_loop(negative, more, (jnp.zeros(()), cholesky(matrix)))
 
 
 def in_turn(size: int, step: Callable, state):

@@ -154,5 +154,4 @@ def gradient_norm(gradient, active, scale):
 
 def in_units(hessian, active, unit):
     """The Hessian of the free parameters in units of their uncertainties, 1 for the others."""
-    rest = jnp.diag(active * 1.0)
-    return jnp.where(active[:, None] | active, rest, unit[:, None] * hessian * unit)
+    return matrices.without(unit[:, None] * hessian * unit, active)

@@ -129,6 +129,8 @@ def _expansion_in_blocks(model, data, parameters, fitted, curved):
     """
     s = model.structure
     b = blocks(s, BLOCK)
+    # Tables of differences, the same for all iterations, would be kept beside those of the model.
+    model, parameters = jax.lax.optimization_barrier((model, parameters))
     sums = by_layer(model, _cells(model, parameters))
     parameters, gammas, stiffness = with_private(model, data, parameters, sums)
     rates = scaled(sums, gammas)

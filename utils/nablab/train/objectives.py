@@ -1,7 +1,9 @@
 """What a training minimises (or, for a significance, maximises). Expected data only.
 
 An objective of a training is a plain function ``objective(params, events) -> scalar``. The
-functions here are its last step: from yields, or from a likelihood, to one number.
+functions here are its last step: from yields, or from a likelihood, to one number. One number does
+not say whether the fits behind it have converged: ask that of the result that is quoted, with
+``require()``.
 """
 
 import jax
