@@ -2,7 +2,8 @@
 
 The models are those of ``size.py``: a ``histosys`` for each parameter, and ``staterror``. The
 numbers are the log-density, with its gradient in all parameters or in all numbers of the model
-(yields, shapes, uncertainties), and the median expected CLs with that in all numbers.
+(yields, shapes, uncertainties; of the largest model yields and shapes), and the median expected
+CLs with that in all numbers.
 
 Run ``python tests/benchmarks/gradients.py [parameters bins]``; prints a Markdown table. Each row is
 measured in a process of its own. Before its time is taken, each gradient is compared with a
@@ -12,6 +13,7 @@ difference along a random direction.
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,8 @@ from size import specification
 from nablab.infer import hypotests
 from nablab.infer.histfactory import Model
 
-ROWS = [(30, 100), (300, 300)]
+ROWS = [(30, 100), (300, 300), (3000, 3000)]
+MOST_ARRAYS = 1000  # of a specification, each of which is an argument of the compiled function
 ROUNDS, LONGEST = 30, 20.0  # seconds
 
 
@@ -35,6 +38,16 @@ def of_the_numbers(spec, function):
         return function(Model.from_spec(tree.unflatten(filled.values())))
 
     return of_numbers, [jnp.asarray(leaves[place]) for place in places]
+
+
+def of_the_yields(model, function):
+    """``function`` of the model as one of its nominal and varied yields, and these."""
+
+    def of_yields(yields):
+        nominal, down, up = yields
+        return function(replace(model, nominal=nominal, shift_down=down, shift_up=up))
+
+    return of_yields, (model.nominal, model.shift_down, model.shift_up)
 
 
 def compiled(function, argument):
@@ -98,10 +111,16 @@ def measure(parameters: int, bins: int) -> None:
     point = model.init + 0.1 * generator.normal(size=model.init.shape) * (model.init == 0)
     point = point.at[model.poi_index].set(1.1)
     data = model.expected_data(model.init)
+
+    def of_numbers(function):
+        if parameters > MOST_ARRAYS:
+            return of_the_yields(model, function)
+        return of_the_numbers(spec, function)
+
     cases = [
         ("log-density, parameters", lambda point: model.logpdf(point, data), point),
-        ("log-density, numbers", *of_the_numbers(spec, lambda model: model.logpdf(point, data))),
-        ("expected CLs, numbers", *of_the_numbers(spec, median)),
+        ("log-density, numbers", *of_numbers(lambda model: model.logpdf(point, data))),
+        ("expected CLs, numbers", *of_numbers(median)),
     ]
     for name, function, argument in cases:
         print("|".join(row(name, parameters, bins, function, argument)), flush=True)
