@@ -66,7 +66,7 @@ def lowest(
     problem = matrix, slope, lower, upper, held
     if size < matrices.LARGE:
         return _active_set(*problem, longer)
-    added, _ = matrices.until_positive(matrices.without(matrix, lower == upper))
+    added, _ = matrices.until_positive(matrix)
     z, value, reached = _primal_dual(matrices.raised(matrix, added), *problem[1:])
     found = z, -value, added > 0
     return jax.lax.cond(reached, lambda: found, lambda: _active_set(*problem, longer))

@@ -87,7 +87,7 @@ def raised(matrix: Float[Array, "n n"], added: Float[Array, ""]) -> Float[Array,
 
 def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """LAPACK's factor of a matrix that is symmetric as it comes; NaN where it is not positive."""
-    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
+    return jax.lax.linalg.cholesky(matrix.T, symmetrize_input=False)
 
 
 def until_positive(matrix: Float[Array, "n n"]) -> tuple[Float[Array, ""], Float[Array, "n n"]]:

@@ -167,7 +167,7 @@ def _expansion_in_blocks(model, data, parameters, fitted, curved):
 
     by_parameter, twice_by_parameter = model.constraint_slopes(parameters, data)
     size, places = len(fitted), _factors(plan(s), fitted)
-    start = take(by_parameter, fitted), jnp.diag(take(twice_by_parameter, fitted)), jnp.zeros(size)
+    start = take(by_parameter, fitted), jnp.zeros((size, size)), take(twice_by_parameter, fitted)
     start = *start, jnp.zeros((len(places), len(places))), jnp.zeros((size, len(places)))
     totals, _ = jax.lax.scan(add, start, (b.cells, b.counted, b.bins))
     gradient, hessian, own, *of_factors = totals
