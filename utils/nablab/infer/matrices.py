@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 # Up to this size a matrix is inverted in straight-line code, which small fits are faster with.
 UNROLLED = 4
 # From this size on LAPACK takes over, where it is found.
-_processors = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))(0)
+_processors = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
 LARGE = 512 if len(_processors) > 1 else 1_000_000
 SMALLEST_SHIFT = 0.1  # of a diagonal of about 1, to make a matrix positive
 STEPS = 40  # towards the smallest eigenvalue of a large matrix
