@@ -1,6 +1,7 @@
 """Likelihoods against pyhf, number by number, and clear errors for bad specifications."""
 
 import copy
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pyhf
 import pytest
 from models import MU, channel, modifier
 
-from nablab.infer import histfactory, hypotests, interpolation
+from nablab.infer import histfactory, hypotests, interpolation, layout
 from nablab.infer.histfactory import Model
 
 ONE_EACH = {
@@ -149,6 +150,19 @@ def test_one_structure_for_all_numbers():
         for s in (1.0, 2.0, 3.0)
     }
     assert len(structures) == 1
+
+
+def test_replaced_yields_are_those_of_the_specification(spec):
+    """Also of a sample that lacks a shape which others have."""
+    changed = models.with_arrays(spec, lambda yields: yields)
+    for _, sample in layout.samples(changed):
+        sample["data"] = [1.3 * each + 0.5 for each in sample["data"]]
+    reference = Model.from_spec(changed)
+    replaced = dataclasses.replace(Model.from_spec(spec), nominal=reference.nominal)
+    for parameters in random_points(pyhf.Model(spec), points=5):
+        np.testing.assert_allclose(
+            replaced.expected_main(parameters), reference.expected_main(parameters), rtol=1e-13
+        )
 
 
 def test_numbers_may_be_traced():

@@ -113,17 +113,18 @@ class Model:
         """Expected events of each sample in each bin."""
         s = self.structure
         additive, factor = (interpolation.ADDITIVE[s.codes[0]], interpolation.FACTOR[s.codes[1]])
-        shifted = self.nominal + additive(
-            parameters[s.shift_parameters][:, s.cell_sample],
-            self.shift_down,
-            self.nominal,
-            self.shift_up,
-        ).sum(axis=0)
+        alpha = self.alphas(parameters)[:, s.cell_sample]
+        shifts = additive(alpha, self.shift_down, self.nominal, self.shift_up)
+        shifted = self.nominal + shifts.sum(axis=0)
         normsys = factor(
             take(parameters, s.normsys_parameter), self.normsys_down, 1.0, self.normsys_up
         )
         all_factors = jnp.concatenate([parameters, normsys, jnp.ones(1)])
         return shifted * jnp.prod(all_factors[s.factors], axis=0)
+
+    def alphas(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "rows samples"]:
+        """Parameter of each additive modifier, 0 in a row that a sample does not have."""
+        return jnp.append(parameters, 0.0)[self.structure.shift_parameters]
 
     def expected_main(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "bins"]:
         """Expected events in each bin; channels in alphabetic order, as in pyhf."""

@@ -108,7 +108,7 @@ def plan(structure: Structure) -> Plan:
     is_direct = (s.factors < size) & ~np.isin(s.factors, private)
     direct = np.where(is_direct, s.factors, size)
     direct = np.sort(direct, axis=0)[: max(1, is_direct.sum(axis=0).max(initial=0))]
-    histosys = [p for p in np.unique(s.shifts) if p in interpolated]
+    histosys = np.unique(s.shift_parameters[s.shift_parameters >= 0])
     normsys = np.unique(s.normsys_parameter)
     parameter_of = np.append(s.normsys_parameter, -1)
     factors = s.factors[:, np.unique(s.cell_sample, return_index=True)[1]]
@@ -119,7 +119,7 @@ def plan(structure: Structure) -> Plan:
         layers=layers,
         private=private,
         direct=direct,
-        histosys_parameters=np.array(histosys, dtype=int),
+        histosys_parameters=histosys,
         histosys_row=_first(s.shift_parameters, histosys, rows, len(rows)),
         normsys_parameters=normsys,
         normsys_entry=_first(parameter_of[entry], normsys, entry, entries),

@@ -218,7 +218,7 @@ def _cell_derivatives(model: Model, parameters, fitted, cells=None):
             return jnp.take_along_axis(table, jnp.asarray(row)[:, sample], axis=0)
 
         down, up = here(model.shift_down), here(model.shift_up)
-        alpha = parameters[s.shift_parameters][:, sample]
+        alpha = model.alphas(parameters)[:, sample]
     else:
 
         def spread(table):

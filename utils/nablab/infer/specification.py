@@ -28,7 +28,7 @@ class Structure:
     channel_shapes: tuple[tuple[int, int], ...]  # (samples, bins) of each channel
     cell_bin: np.ndarray
     cell_sample: np.ndarray
-    shift_parameters: np.ndarray  # [rows, samples]: parameter of each additive modifier
+    shift_parameters: np.ndarray  # [rows, samples]: parameter of each additive modifier, -1: none
     factors: np.ndarray  # [rows, cells]: index into (parameters, normsys factors, 1)
     normsys_parameter: np.ndarray
     poisson_parameter: np.ndarray
@@ -37,11 +37,6 @@ class Structure:
     normal_auxdata: np.ndarray
     codes: tuple[str, str]
     interpolated: np.ndarray = field(repr=False)  # parameters of histosys and normsys
-
-    @property
-    def shifts(self) -> np.ndarray:
-        """Parameter of each additive modifier, [rows, cells]."""
-        return self.shift_parameters[:, self.cell_sample]
 
     # Copies, and what another process made of the same specification, are the same object here:
     # nothing is compiled again for them.
@@ -116,7 +111,7 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
         ),
         cell_bin=np.concatenate(cell_bin),
         cell_sample=np.repeat(np.arange(len(sizes)), sizes),
-        shift_parameters=layout.padded(shifts, [[0] for _ in sizes]),
+        shift_parameters=layout.padded(shifts, [[-1] for _ in sizes]),
         factors=layout.padded(factors, [np.full_like(bins, one) for bins in cell_bin]),
         normsys_parameter=np.array(normsys, dtype=int),
         poisson_parameter=poisson[:, 0],
