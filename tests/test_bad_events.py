@@ -9,8 +9,8 @@ import pytest
 from models import MU, channel
 
 from nablab import checks
-from nablab.infer import fisher, hypotests
-from nablab.infer.histfactory import Model
+from nablab.infer import diagnostics, hypotests
+from nablab.model.histfactory import from_spec
 from nablab.relax import cuts, histograms2d
 from nablab.relax.edges import quantile_edges
 from nablab.relax.estimators import boundary_gradient
@@ -21,8 +21,8 @@ from nablab.relax.histograms import (
     kde_counts,
     softmax_counts,
 )
-from nablab.relax.objects import hard_top_k, soft_top_k
-from nablab.relax.pairing import hard_pairing, soft_pairing
+from nablab.relax.objects.padding import hard_top_k, soft_top_k
+from nablab.relax.objects.pairing import hard_pairing, soft_pairing
 from nablab.relax.splines import spline_counts
 from nablab.train import inferno, objectives
 
@@ -148,9 +148,9 @@ def test_no_limit_follows_from_a_bad_event():
     def expected(x):
         counts = hard_counts(x, EDGES, fold_tails=True)
         spec = {"channels": [channel("c", s=([1.0, 2.0, 6.0], [MU]), b=(counts.values, []))]}
-        model = Model.from_spec(spec)
+        model = from_spec(spec)
         cls = hypotests.expected_cls(model)
-        return cls.expected, cls.certificates[0].converged, fisher.poi_uncertainty(model)
+        return cls.expected, cls.certificates[0].converged, diagnostics.poi_uncertainty(model)
 
     values, converged, sigma = expected(EVENTS)
     assert np.all(np.isfinite(values)) and converged and np.isfinite(sigma)
@@ -273,10 +273,14 @@ def test_a_model_with_negative_expectation_measures_nothing():
     @jax.jit
     def measured(background):
         samples = {"s": (jnp.array([1.0, 5.0]), [MU]), "b": (background, [])}
-        model = Model.from_spec({"channels": [channel("c", **samples)]})
+        model = from_spec({"channels": [channel("c", **samples)]})
         cls = hypotests.expected_cls(model)
         parameters = model.parameters(1.0)
-        return cls.expected, cls.certificates[0].converged, fisher.information(model, parameters)
+        return (
+            cls.expected,
+            cls.certificates[0].converged,
+            diagnostics.information(model, parameters),
+        )
 
     values, converged, information = measured(np.array([-3.0, 50.0]))
     assert np.all(np.isnan(values)) and not converged and np.all(np.isnan(information))

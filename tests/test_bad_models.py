@@ -13,18 +13,18 @@ import pytest
 from models import MU, channel, modifier
 
 from nablab.infer import (
-    entries,
-    fisher,
+    diagnostics,
     hypotests,
     intervals,
     limits,
-    readings,
-    scans,
-    toy_tests,
+    mle,
+    pseudoexperiments,
+    test_statistics,
 )
 from nablab.infer.certificates import Status
-from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
+from nablab.model import named_numbers
+from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import Counts
 
 NAN, INF = float("nan"), float("inf")
@@ -61,14 +61,14 @@ def spec(signal, background, rate, uncertainty, bounds, inits, **_):
 @jax.jit
 def results(numbers):
     """What a caller may ask, under jit."""
-    model = Model.from_spec(spec(**numbers))
+    model = from_spec(spec(**numbers))
     data = jnp.concatenate([numbers["observed"], model.auxdata])
     return {
         "cls": hypotests.cls(model, data),
         "p0": hypotests.p0(model, data),
         "expected cls": hypotests.expected_cls(model),
         "limit": limits.upper_limit(model, data),
-        "fit": hypotests.best_fit(model, data),
+        "fit": mle.best_fit(model, data),
     }
 
 
@@ -110,10 +110,10 @@ BAD_NUMBERS = {
 def test_bad_numbers(name):
     changes, message = BAD_NUMBERS[name]
     with pytest.raises(ValueError, match=message):
-        Model.from_spec(spec(**{**GOOD, **changes}))
+        from_spec(spec(**{**GOOD, **changes}))
     as_arrays = {key: np.array(value) for key, value in {**GOOD, **changes}.items()}
     with pytest.raises(ValueError, match=message):
-        Model.from_spec(spec(**as_arrays))
+        from_spec(spec(**as_arrays))
     found = traced(**changes)
     assert not any(good(found).values()), good(found)
     with pytest.raises(RuntimeError, match="NaN or infinite"):
@@ -127,7 +127,7 @@ def test_bounds_that_exclude_the_starting_value(bounds, inits):
     changes = {"bounds": bounds, "inits": inits}
     message = rf"parameter mu starts at {inits[0]}, outside of its bounds"
     with pytest.raises(ValueError, match=message):
-        Model.from_spec(spec(**{**GOOD, **changes}))
+        from_spec(spec(**{**GOOD, **changes}))
     # Where mu is fixed to the value under test, its bounds do not matter.
     found = good(traced(**changes))
     assert not any(found[name] for name in ("fit", "cls", "p0", "limit"))
@@ -190,9 +190,9 @@ def test_counts_that_nothing_explains():
 
 @pytest.mark.parametrize("observed", [[NAN, 66.0], [53.0, -66.0], [INF, 66.0]])
 def test_bad_data(observed):
-    model = Model.from_spec(spec(**GOOD))
+    model = from_spec(spec(**GOOD))
     data = jnp.concatenate([jnp.array(observed), model.auxdata])
-    for test in (hypotests.cls, hypotests.p0, hypotests.best_fit, hypotests.q0):
+    for test in (hypotests.cls, hypotests.p0, mle.best_fit, test_statistics.q0):
         with pytest.raises(ValueError, match=r"data\[[01]\] is (nan|-66|inf)"):
             test(model, data)
     found = good(traced(observed=observed))
@@ -200,7 +200,7 @@ def test_bad_data(observed):
 
 
 def test_data_of_the_wrong_length():
-    model = Model.from_spec(spec(**GOOD))
+    model = from_spec(spec(**GOOD))
     for length in (2, 3, 6):
         data = jnp.full(length, 50.0)
         message = rf"data has shape \({length},\), but the model has 2 bins followed by 3 auxil"
@@ -212,37 +212,37 @@ def test_data_of_the_wrong_length():
 
 def test_parameter_of_interest_that_is_absent():
     with pytest.raises(pyhf.exceptions.InvalidModel, match="'absent' cannot be fit"):
-        Model.from_spec(spec(**GOOD), poi_name="absent")
+        from_spec(spec(**GOOD), poi_name="absent")
     with pytest.raises(pyhf.exceptions.InvalidModel, match="'bins' contains multiple components"):
-        Model.from_spec(spec(**GOOD), poi_name="bins")
+        from_spec(spec(**GOOD), poi_name="bins")
     with pytest.raises(pyhf.exceptions.InvalidModel, match="Then add a signal patch"):
-        Model.from_spec(spec(**GOOD), poi_name="absent")
+        from_spec(spec(**GOOD), poi_name="absent")
 
 
 NEEDS_POI = {
     "cls": hypotests.cls,
     "p0": hypotests.p0,
-    "q0": hypotests.q0,
-    "tmu": lambda model, data: hypotests.tmu(model, data, 1.0),
-    "qmu_tilde": lambda model, data: hypotests.qmu_tilde(model, data, 1.0),
-    "fixed_poi_fit": lambda model, data: hypotests.fixed_poi_fit(model, data, 1.0),
+    "q0": test_statistics.q0,
+    "tmu": lambda model, data: test_statistics.tmu(model, data, 1.0),
+    "qmu_tilde": lambda model, data: test_statistics.qmu_tilde(model, data, 1.0),
+    "held": lambda model, data: mle.best_fit(model, data, held={model.poi_index: 1.0}),
     "expected_cls": lambda model, data: hypotests.expected_cls(model),
     "expected_p0": lambda model, data: hypotests.expected_p0(model),
     "asimov_data": lambda model, data: hypotests.asimov_data(model, 1.0),
     "upper_limit": limits.upper_limit,
-    "profile_scan": lambda model, data: scans.profile_scan(model, data, jnp.array([0.0, 1.0])),
-    "toys": lambda model, data: toy_tests.cls(model, data, jax.random.key(0), toys=10),
+    "profile_scan": lambda model, data: mle.profile_scan(model, data, jnp.array([0.0, 1.0])),
+    "toys": lambda model, data: pseudoexperiments.cls(model, data, jax.random.key(0), toys=10),
     "feldman_cousins": lambda model, data: intervals.feldman_cousins(
         model, data, jax.random.key(0), jnp.array([0.5, 1.0]), toys=10
     ),
-    "poi_uncertainty": lambda model, data: fisher.poi_uncertainty(model),
-    "impacts": lambda model, data: readings.impacts(model, data, hypotests.best_fit(model, data)),
+    "poi_uncertainty": lambda model, data: diagnostics.poi_uncertainty(model),
+    "impacts": lambda model, data: diagnostics.impacts(model, data, mle.best_fit(model, data)),
 }
 
 
 @pytest.mark.parametrize("name", NEEDS_POI)
 def test_what_needs_a_parameter_of_interest_says_so(name):
-    model = Model.from_spec(spec(**GOOD), poi_name="")
+    model = from_spec(spec(**GOOD), poi_name="")
     data = model.expected_data(model.init)
     with pytest.raises(ValueError, match="the model has no parameter of interest: name one with"):
         NEEDS_POI[name](model, data)
@@ -257,9 +257,9 @@ def test_two_parameters_with_the_same_effect():
             channel("d", background=([50.0, 60.0], [rate])),
         ]
     }
-    model = Model.from_spec(twice)
+    model = from_spec(twice)
     data = model.expected_data(model.init)
-    fit = hypotests.best_fit(model, data)
+    fit = mle.best_fit(model, data)
     assert fit.certificate.status == Status.NOT_A_MINIMUM
     with pytest.raises(RuntimeError, match="a direction without effect"):
         fit.certificate.require()
@@ -331,7 +331,7 @@ def test_wrong_specifications_get_the_message_of_pyhf(name):
 
     def same_error(specification):
         with pytest.raises(of_pyhf.type) as ours:
-            Model.from_spec(specification)
+            from_spec(specification)
         assert str(ours.value) == message
 
     same_error(wrong)
@@ -393,14 +393,14 @@ def test_wrong_specifications_that_pyhf_takes_in_silence():
         (broken(change((*BACKGROUND, "data"), np.array(["50"]))), r"samples\[1\].data is a nd"),
     ):
         with pytest.raises(ValueError, match=message):
-            Model.from_spec(wrong)
+            from_spec(wrong)
 
 
 @pytest.mark.parametrize("key", ["fixed", "name"])
 def test_structure_that_hangs_on_a_traced_value(key):
     @jax.jit
     def build(value):
-        Model.from_spec(broken(change(("parameters", 0, key), value)))
+        from_spec(broken(change(("parameters", 0, key), value)))
 
     message = rf"cannot be decided: specification.parameters\[0\].{key} is a traced value"
     with pytest.raises(ValueError, match=message):
@@ -417,18 +417,18 @@ def test_settings_may_be_numpy():
         change(("channels", 0, "samples", 0, "data"), (np.float32(5.0), 9)),
     )
     strict = broken(change(("parameters", 0, "fixed"), True))
-    np.testing.assert_array_equal(Model.from_spec(loose).nominal, Model.from_spec(strict).nominal)
-    assert Model.from_spec(loose).fixed[Model.from_spec(loose).poi_index]
+    np.testing.assert_array_equal(from_spec(loose).nominal, from_spec(strict).nominal)
+    assert from_spec(loose).fixed[from_spec(loose).poi_index]
 
 
 def test_numbers_of_a_bad_specification_are_flagged_too():
     """The same statuses when the numbers come by name."""
     original = spec(**GOOD)
-    numbers = entries.numbers(original)
+    numbers = named_numbers.numbers(original)
 
     @partial(jax.jit, static_argnums=1)
     def status(numbers, name):
-        model = Model.from_spec(entries.with_numbers(original, numbers))
+        model = from_spec(named_numbers.with_numbers(original, numbers))
         return jnp.isfinite(model.deviance(model.init, model.expected_data(model.init)))
 
     assert status(numbers, "good")
@@ -444,7 +444,7 @@ def test_numbers_of_a_bad_specification_are_flagged_too():
 @pytest.mark.parametrize("codes", [{"histosys": "code9"}, {"normsys": "code4p"}, {"lumi": "code1"}])
 def test_unknown_codes(codes):
     with pytest.raises(ValueError, match=r"code9|code4p|'lumi'"):
-        Model.from_spec(models.shapesys([1.0], [50.0], [3.0]), codes=codes)
+        from_spec(models.shapesys([1.0], [50.0], [3.0]), codes=codes)
 
 
 def test_histograms_in_the_place_of_their_values():
@@ -455,8 +455,8 @@ def test_histograms_in_the_place_of_their_values():
         ((np.ones(2), np.arange(3.0)), r"samples\[0\].data, of 'ttbar', is a tuple of arrays"),
     ):
         spec = {"channels": [channel("c", ttbar=(data, [MU]))]}
-        for read in (Model.from_spec, entries.numbers):
+        for read in (from_spec, named_numbers.numbers):
             with pytest.raises(ValueError, match=message):
                 read(spec)
     as_tuple = {"channels": [channel("c", ttbar=((5.0, jnp.array(9.0)), [MU]))]}
-    np.testing.assert_array_equal(Model.from_spec(as_tuple).nominal, [5.0, 9.0])
+    np.testing.assert_array_equal(from_spec(as_tuple).nominal, [5.0, 9.0])

@@ -8,18 +8,37 @@ import models
 import numpy as np
 import pytest
 
-from nablab.infer import fits, hypotests, intervals, limits, posterior, scans, toy_tests
+from nablab.infer import (
+    certificates,
+    hypotests,
+    intervals,
+    limits,
+    mle,
+    posterior,
+    pseudoexperiments,
+    test_statistics,
+)
 from nablab.infer.certificates import Certificate, Status
-from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
+from nablab.model.histfactory import from_spec
 
 KEY = jax.random.key(2)
 # The second of three models has no signal: no fit of its strength.
 SIGNALS = jnp.array([[5.0], [0.0], [6.0]])
+ROOMS = (
+    certificates,
+    hypotests,
+    intervals,
+    limits,
+    mle,
+    posterior,
+    pseudoexperiments,
+    test_statistics,
+)
 
 
 def counting(signal):
-    return Model.from_spec(models.shapesys(signal, [50.0], [5.0]))
+    return from_spec(models.shapesys(signal, [50.0], [5.0]))
 
 
 def data_of(model):
@@ -27,12 +46,12 @@ def data_of(model):
 
 
 RESULTS = {
-    "fit": lambda model: hypotests.best_fit(model, data_of(model)),
-    "certificate": lambda model: hypotests.best_fit(model, data_of(model)).certificate,
-    "statistic": lambda model: hypotests.tmu(model, data_of(model), 1.0),
+    "fit": lambda model: mle.best_fit(model, data_of(model)),
+    "certificate": lambda model: mle.best_fit(model, data_of(model)).certificate,
+    "statistic": lambda model: test_statistics.tmu(model, data_of(model), 1.0),
     "cls": lambda model: hypotests.cls(model, data_of(model)),
     "p0": lambda model: hypotests.p0(model, data_of(model)),
-    "profile": lambda model: scans.profile_scan(model, data_of(model), jnp.array([0.5, 1.0])),
+    "profile": lambda model: mle.profile_scan(model, data_of(model), jnp.array([0.5, 1.0])),
     "limit": lambda model: limits.upper_limit(model, data_of(model)),
 }
 
@@ -85,7 +104,7 @@ def test_the_first_failure_is_told_not_the_worst():
 def test_every_result_with_fits_has_converged_and_require():
     """All dataclasses of the rooms with fits that hold a certificate, or statuses."""
     holders = {"Fit", "Certificate", "Posterior"}
-    for room in (fits, hypotests, limits, scans, intervals, toy_tests, posterior):
+    for room in ROOMS:
         for name, thing in vars(room).items():
             if is_dataclass(thing) and isinstance(thing, type):
                 words = " ".join(f"{field.name} {field.type}" for field in fields(thing))
@@ -105,8 +124,8 @@ def test_inside_jit_require_says_what_to_do():
 
 def test_toys_and_intervals_that_converged():
     model = counting([5.0])
-    toys = toy_tests.distribution(
-        hypotests.qmu, model, model.init, KEY, toys=20, mu=1.0, progress=False
+    toys = pseudoexperiments.distribution(
+        test_statistics.qmu, model, model.init, KEY, toys=20, mu=1.0, progress=False
     )
     assert toys.converged and toys.require() is toys
     status = toys.statuses.at[7].set(Status.NOT_CONVERGED)
@@ -118,7 +137,7 @@ def test_toys_and_intervals_that_converged():
     good = intervals.Interval(*[number] * 5, points, points, points, jnp.zeros(2, int), ())
     assert good.converged and good.require() is good
     assert not replace(good, failed=jnp.array([0, 3])).converged
-    p = toy_tests.ToyPValues(number, number, jnp.zeros(5), toys, toys, ())
+    p = pseudoexperiments.ToyPValues(number, number, jnp.zeros(5), toys, toys, ())
     assert not p.converged
 
 

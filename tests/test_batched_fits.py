@@ -17,12 +17,12 @@ SCRIPT = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from nablab.infer import hypotests
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 import models
 
 def cls(signal, background, uncertainty):
     down, up = background - uncertainty, background + 0.5 * uncertainty
-    model = Model.from_spec(models.histosys(signal, background, down, up))
+    model = from_spec(models.histosys(signal, background, down, up))
     return hypotests.expected_cls(model).median
 
 jitter = np.random.default_rng(int(sys.argv[1])).lognormal(0.0, 0.1, (3, 1000, 5))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nablab.infer import boxed
+from nablab.infer import _boxed
 
-LOWEST = jax.jit(jax.vmap(boxed.lowest))
+LOWEST = jax.jit(jax.vmap(_boxed.lowest))
 
 
 def by_trying_all(matrix, slope, lower, upper):
@@ -83,34 +83,36 @@ def test_negative_curvature_is_left_downhill(size):
 
 def test_large_parabolas(monkeypatch):
     """Many bounds at once give the same point as one after the other."""
-    monkeypatch.setattr(boxed.matrices, "LARGE", 512)  # on a single processor it is none
+    monkeypatch.setattr(_boxed.matrices, "LARGE", 512)  # on a single processor it is none
     problem_and_one = *problem(512, np.random.default_rng(1)), np.ones(())
-    found = jax.jit(boxed.lowest)(*problem_and_one)
-    expected = jax.jit(boxed._active_set)(*problem_and_one)
+    found = jax.jit(_boxed.lowest)(*problem_and_one)
+    expected = jax.jit(_boxed._active_set)(*problem_and_one)
     assert not found[2] and not expected[2]
     scale = np.abs(expected[0]).max()
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-8, atol=1e-9 * scale)
     assert float(found[1]) == pytest.approx(float(expected[1]), rel=1e-9)
     _, _, lower, upper, _ = problem_and_one[:5]
-    assert boxed._primal_dual(*map(jnp.asarray, problem_and_one[:5]))[2]  # not one by one after all
+    assert _boxed._primal_dual(*map(jnp.asarray, problem_and_one[:5]))[
+        2
+    ]  # not one by one after all
     assert np.sum((found[0] == lower) | (found[0] == upper)) > 100
 
 
 def test_large_parabolas_with_negative_curvature(monkeypatch):
     """Within the box, and with the decrease of a positive matrix with a larger diagonal."""
-    monkeypatch.setattr(boxed.matrices, "LARGE", 512)
+    monkeypatch.setattr(_boxed.matrices, "LARGE", 512)
     matrix, slope, lower, upper, held = problem(512, np.random.default_rng(1))
     matrix = matrix - 0.3 * np.diag(np.arange(len(slope)) % 7 == 0)
     assert np.linalg.eigvalsh(matrix)[0] < 0
-    z, decrease, negative = jax.jit(boxed.lowest)(matrix, slope, lower, upper, held, np.ones(()))
+    z, decrease, negative = jax.jit(_boxed.lowest)(matrix, slope, lower, upper, held, np.ones(()))
     assert negative and decrease > 0
     assert np.all((lower <= z) & (z <= upper))
-    added, _ = boxed.matrices.until_positive(jnp.array(matrix))
+    added, _ = _boxed.matrices.until_positive(jnp.array(matrix))
     assert float(decrease) == pytest.approx(-(slope @ z + z @ matrix @ z / 2 + added * z @ z / 2))
 
 
 def test_nothing_to_fit():
-    z, decrease, negative = boxed.lowest(
+    z, decrease, negative = _boxed.lowest(
         jnp.zeros((0, 0)), *[jnp.zeros(0)] * 3, jnp.zeros(0, bool), jnp.ones(())
     )
     assert z.shape == (0,) and decrease == 0.0 and not negative

@@ -10,8 +10,8 @@ import pytest
 from derivatives import check_derivatives, check_finite_derivatives
 from scipy.interpolate import PchipInterpolator
 
-from nablab.relax.btagging import btag_log_weight, working_point
 from nablab.relax.cuts import soft_cut
+from nablab.relax.objects.btagging import btag_log_weight, working_point
 
 CUTS = np.array([0.05, 0.28, 0.66, 0.71, 0.95])
 EFFICIENCIES = np.array([[0.94, 0.85, 0.76, 0.70, 0.41], [0.40, 0.15, 0.05, 0.045, 0.004]])

@@ -7,11 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from nablab.relax.cuts import hard_cut, soft_cut
-from nablab.relax.estimators import (
-    boundary_gradient,
-    score_function_gradient,
-    straight_through,
-)
+from nablab.relax.estimators import boundary_gradient, score_function_gradient, straight_through
 
 
 def test_straight_through_has_the_hard_value_and_the_soft_derivatives():

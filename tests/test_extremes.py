@@ -25,7 +25,7 @@ def test_histogram_over_all_bandwidths_and_numbers_of_events(counts):
             bandwidth
         )
         assert np.all(np.isfinite(values)) and np.isfinite(slope)
-        return plots.steps(ax, values, EDGES)
+        return plots.outline(ax, values, EDGES)
 
     explorer = widgets.explore(figure, update, bandwidth=(0.0, 1e6, 0.5), events=(0, 100_000, 10))
     for events in (0, 1, 100_000):

@@ -10,7 +10,7 @@ import optimistix
 import pytest
 from jax.scipy.stats import norm
 
-from nablab.infer import fits
+from nablab.infer import minimizer
 from nablab.infer.fixed_points import adjoint, two_phase, unrolled
 from nablab.train.objectives import asimov_significance
 
@@ -231,7 +231,7 @@ def test_bound_agrees_with_the_kkt_system(n):
         return two_phase(update, jnp.ones(2)).value
 
     def newton(n):
-        return fits.minimize(lambda x: nll(x, n), jnp.ones(2), wall).parameters
+        return minimizer.minimize(lambda x: nll(x, n), jnp.ones(2), wall).parameters
 
     held = n < b
     expected = [0.0 if held else (n - b) / s, (n + tau) / (b + tau) if held else 1.0]

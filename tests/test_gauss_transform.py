@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nablab.relax import gauss_transform, histograms
-from nablab.relax.gauss_transform import CHUNK, GAP
+from nablab.relax import _gauss_transform, histograms
+from nablab.relax._gauss_transform import CHUNK, GAP
 from nablab.relax.histograms import kde_counts, kde_method
 
 EVENTS = 4001  # in most tests, with 13 edges, so that few functions need compiling
@@ -71,7 +71,7 @@ def close(actual, expected, tolerance):
 )
 def test_values_and_gradients_are_those_of_the_direct_sum(edges, bandwidth, fold_tails):
     arguments = (sample()[0], edges, bandwidth, sample()[1], fold_tails)
-    fast, fast_gradient = evaluate(gauss_transform.counts, *arguments)
+    fast, fast_gradient = evaluate(_gauss_transform.counts, *arguments)
     direct, gradient = evaluate(direct_counts, *arguments)
     for one, other in zip(fast, direct, strict=True):  # per bin, not only of the largest
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15 * EVENTS)
@@ -85,7 +85,7 @@ def test_gaps_of_every_length(bandwidth):
     edges = jnp.array(-100.3 + np.cumsum(gaps))
     x = [jnp.linspace(edges[0] - 40, edges[9] + 40, EVENTS - 26), edges, edges + 5]
     arguments = (jnp.concatenate(x), edges, bandwidth, jnp.cos(jnp.arange(float(EVENTS))))
-    fast, direct = (evaluate(f, *arguments) for f in (gauss_transform.counts, direct_counts))
+    fast, direct = (evaluate(f, *arguments) for f in (_gauss_transform.counts, direct_counts))
     close(fast[0], direct[0], 1e-12)
     close(fast[1], direct[1], 1e-11)
 
@@ -95,7 +95,7 @@ def test_tiny_bandwidth_is_the_hard_histogram(bandwidth):
     x, weights = sample()
     near = jnp.min(jnp.abs(x[:, None] - EQUAL), axis=1) < 20 * 1e-4
     x = jnp.where(near, 0.1, x)
-    fast, gradient = evaluate(gauss_transform.counts, x, EQUAL, bandwidth, weights)
+    fast, gradient = evaluate(_gauss_transform.counts, x, EQUAL, bandwidth, weights)
     close(fast, tuple(histograms.hard_counts(x, EQUAL, weights=weights)), 1e-13)
     assert not any(np.any(part) for part in gradient[:3])
 
@@ -103,7 +103,7 @@ def test_tiny_bandwidth_is_the_hard_histogram(bandwidth):
 def test_huge_bandwidth():
     x, weights = sample(spread=500.0)
     arguments = (x, EQUAL, 1e3, weights)
-    fast, direct = (evaluate(f, *arguments) for f in (gauss_transform.counts, direct_counts))
+    fast, direct = (evaluate(f, *arguments) for f in (_gauss_transform.counts, direct_counts))
     close(fast[0], direct[0], 1e-11)  # of p = 3e-4, a difference of two numbers near 1/2
     close(fast[1], direct[1], 1e-9)
 
@@ -111,7 +111,7 @@ def test_huge_bandwidth():
 @pytest.mark.parametrize("bandwidth", [1e-9, 0.1, 20.0])
 def test_events_on_an_edge(bandwidth):
     arguments = (jnp.full(EVENTS, EQUAL[4]), EQUAL, bandwidth, jnp.ones(EVENTS))
-    fast, direct = (evaluate(f, *arguments) for f in (gauss_transform.counts, direct_counts))
+    fast, direct = (evaluate(f, *arguments) for f in (_gauss_transform.counts, direct_counts))
     close(fast[0], direct[0], 1e-12)
     for one, other in zip(fast[1], direct[1], strict=True):
         # That in the bandwidth is zero by symmetry: measured by the size of its terms, 1/bandwidth.
@@ -122,15 +122,15 @@ def test_nan_in_compiled_code_is_not_dropped():
     x, weights = sample()
     for bandwidth in (0.4, 0.01):  # without and with cells left out
         for broken in ((x.at[-5].set(jnp.nan), weights), (x, weights.at[-5].set(jnp.nan))):
-            fast, _ = evaluate(gauss_transform.counts, broken[0], EQUAL, bandwidth, broken[1])
+            fast, _ = evaluate(_gauss_transform.counts, broken[0], EQUAL, bandwidth, broken[1])
             assert all(np.any(np.isnan(part)) for part in fast)
-    fast, _ = evaluate(gauss_transform.counts, x, EQUAL, jnp.nan, weights)
+    fast, _ = evaluate(_gauss_transform.counts, x, EQUAL, jnp.nan, weights)
     assert all(np.all(np.isnan(part)) for part in fast)
 
 
 def test_single_precision_events():
     x, weights = (a.astype(jnp.float32) for a in sample())
-    _, fast = evaluate(gauss_transform.counts, x, EQUAL, 0.3, weights)
+    _, fast = evaluate(_gauss_transform.counts, x, EQUAL, 0.3, weights)
     assert fast[0].dtype == fast[3].dtype == jnp.float32
     _, direct = evaluate(direct_counts, x.astype(float), EQUAL, 0.3, weights.astype(float))
     close(fast, direct, 1e-6)
@@ -148,7 +148,7 @@ def test_forward_mode_and_second_derivatives():
         forward = jax.jvp(function, arguments, direction)[1]
         return forward, jax.jvp(jax.grad(function, (0, 1, 2, 3)), arguments, direction)[1]
 
-    fast = jax.jit(partial(derivatives, gauss_transform.counts))()
+    fast = jax.jit(partial(derivatives, _gauss_transform.counts))()
     close(fast, jax.jit(partial(derivatives, direct_counts))(), 1e-9)
 
 
@@ -159,7 +159,7 @@ def test_many_events_take_the_transform(weighted, monkeypatch):
     arguments = (x, EQUAL, jnp.array(0.2), weights if weighted else None)
     given = {"bandwidth": arguments[2], "weights": arguments[3]}
     close(tuple(kde_counts(x, EQUAL, **given)), direct_counts(*arguments, False), 1e-13)
-    monkeypatch.setattr(gauss_transform, "counts", lambda *_: (jnp.zeros(12), jnp.zeros(12)))
+    monkeypatch.setattr(_gauss_transform, "counts", lambda *_: (jnp.zeros(12), jnp.zeros(12)))
     assert not np.any(kde_counts(x, EQUAL, **given).values)
     assert kde_method(many) == "fast Gauss transform"
     few = histograms.BLOCK
@@ -171,14 +171,14 @@ def test_many_events_take_the_transform(weighted, monkeypatch):
 def test_any_number_of_events_is_cut_into_chunks(events):
     x, _ = sample(events)
     arguments = (x, EQUAL, jnp.array(0.7), None, False)
-    close(gauss_transform.counts(*arguments), direct_counts(*arguments), 1e-13)
+    close(_gauss_transform.counts(*arguments), direct_counts(*arguments), 1e-13)
 
 
 def test_counts_without_weights_are_never_negative():
     generator = np.random.default_rng(1)
     for bandwidth in (0.2, 0.3, 0.5):
         x = jnp.array(generator.normal(-5.0, 0.5, EVENTS))
-        for part in gauss_transform.counts(x, EQUAL, jnp.array(bandwidth), None, False):
+        for part in _gauss_transform.counts(x, EQUAL, jnp.array(bandwidth), None, False):
             assert np.all(part >= 0)
             assert part[-1] < 1e-12
 
@@ -188,7 +188,7 @@ def test_mapped_over_each_argument():
     arguments = (x, EQUAL, jnp.array(0.3), weights)
 
     def gradient(*arguments):
-        function = partial(one_number, gauss_transform.counts, False)
+        function = partial(one_number, _gauss_transform.counts, False)
         return jax.grad(function, (0, 1, 2), has_aux=True)(*arguments)[0]
 
     factors = ([1.0, 0.3], [1.0, 2.0], [1.0, 0.01], [1.0, -2.0])
@@ -206,7 +206,7 @@ def test_memory_grows_neither_with_events_nor_with_events_times_bins():
         x = jax.ShapeDtypeStruct((events,), jnp.float64)
         edges = jax.ShapeDtypeStruct((bins + 1,), jnp.float64)
         bandwidth = jax.ShapeDtypeStruct((), jnp.float64)
-        compiled = with_gradient(gauss_transform.counts).lower(x, edges, bandwidth, x).compile()
+        compiled = with_gradient(_gauss_transform.counts).lower(x, edges, bandwidth, x).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary(10**7, 50) < 20e6  # one number per event: 80e6

@@ -11,9 +11,9 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from nablab.infer import fits, hypotests
+from nablab.infer import hypotests, minimizer, mle
 from nablab.infer.certificates import Status, beaten_by
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 
 
 def least(templates, bounds, counts):
@@ -48,8 +48,8 @@ def test_valleys_along_bounds(normalisations):
     @jax.jit
     @jax.vmap
     def fit(templates, bounds, counts):
-        model = Model.from_spec(hard_models.normalisations(templates, bounds))
-        return hypotests.best_fit(model, counts)
+        model = from_spec(hard_models.normalisations(templates, bounds))
+        return mle.best_fit(model, counts)
 
     found = fit(*(np.stack(part) for part in zip(*cases, strict=True)))
     reference = np.array([least(*case) for case in cases])
@@ -60,24 +60,24 @@ def test_valleys_along_bounds(normalisations):
 
 def test_the_valley_along_a_bound_that_took_3387_iterations():
     templates, bounds, counts = map(np.array, hard_models.ALONG_A_BOUND)
-    model = Model.from_spec(hard_models.normalisations(templates, bounds))
+    model = from_spec(hard_models.normalisations(templates, bounds))
     for poi, twice in ((None, 28.89898265924785), (0.0, 3542.708178282484), (1.0, 30.490015824690)):
         if poi is None:
-            fit = hypotests.best_fit(model, counts)
+            fit = mle.best_fit(model, counts)
         else:
-            fit = hypotests.fixed_poi_fit(model, counts, poi)
+            fit = mle.best_fit(model, counts, held={model.poi_index: poi})
         fit.certificate.require()
         assert -2.0 * model.logpdf(fit.parameters, counts) == pytest.approx(twice, abs=1e-9)
         assert fit.certificate.iterations <= 10
 
 
 def test_a_negative_factor_is_no_wall():
-    model = Model.from_spec(hard_models.ENORMOUS)
+    model = from_spec(hard_models.ENORMOUS)
     data = jnp.concatenate([jnp.array([66.0]), model.auxdata])
     free, none, nominal = (
-        hypotests.best_fit(model, data),
-        hypotests.fixed_poi_fit(model, data, 0.0),
-        hypotests.fixed_poi_fit(model, data, 1.0),
+        mle.best_fit(model, data),
+        mle.best_fit(model, data, held={model.poi_index: 0.0}),
+        mle.best_fit(model, data, held={model.poi_index: 1.0}),
     )
     for fit, twice in ((free, 7.917307556868), (none, 7.917307556868), (nominal, 8.298591069870)):
         fit.certificate.require()
@@ -96,19 +96,21 @@ def test_rounding_errors_of_huge_auxiliary_counts_are_recognised():
         count = tau * x[0]
         return 2.0 * (count - tau - tau * jnp.log(x[0])) + (x[1] - x[0]) ** 2
 
-    fit = fits.minimize(function, jnp.array([1.0 + 1e-9, 0.0]), lower=1e-3)
+    fit = minimizer.minimize(function, jnp.array([1.0 + 1e-9, 0.0]), lower=1e-3)
     fit.certificate.require()
     assert fit.certificate.iterations < 20
     np.testing.assert_allclose(fit.parameters, 1.0, atol=1e-12)
 
 
 def test_messages_name_the_parameters():
-    flat = jax.jit(lambda: fits.minimize(lambda x: (x[0] + x[1]) ** 2 + x[2] ** 2, jnp.ones(3)))()
+    flat = jax.jit(
+        lambda: minimizer.minimize(lambda x: (x[0] + x[1]) ** 2 + x[2] ** 2, jnp.ones(3))
+    )()
     assert flat.certificate.status == Status.NOT_A_MINIMUM
     with pytest.raises(RuntimeError, match="flat along parameters 0, 1 together: constrain"):
         flat.require()
     resting = jax.jit(
-        lambda: fits.minimize(
+        lambda: minimizer.minimize(
             lambda x: jnp.sum(jnp.exp(-x[:1])) + x[1], jnp.ones(2), lower=-1.0, max_iterations=3
         )
     )()
@@ -117,11 +119,11 @@ def test_messages_name_the_parameters():
 
 
 def test_iterations_and_tolerance_can_be_set():
-    model = Model.from_spec(hard_models.ENORMOUS)
+    model = from_spec(hard_models.ENORMOUS)
     data = jnp.concatenate([jnp.array([66.0]), model.auxdata])
-    assert not hypotests.best_fit(model, data, max_iterations=1).converged
+    assert not mle.best_fit(model, data, max_iterations=1).converged
     assert not hypotests.cls(model, data, max_iterations=1).converged
-    loose, tight = (hypotests.best_fit(model, data, tolerance=t) for t in (1e3, 1e-10))
+    loose, tight = (mle.best_fit(model, data, tolerance=t) for t in (1e3, 1e-10))
     assert tight.certificate.gradient_norm < 1e-8 < 1e-4 < loose.certificate.gradient_norm
 
 
@@ -129,7 +131,7 @@ def test_many_minima_are_searched_and_told():
     """The lowest of 40 random starts of scipy's L-BFGS-B, of which a third find it."""
     rng = np.random.default_rng(1000)
     spec, counts = hard_models.many_shapes(rng.integers(20, 80), rng.integers(8, 30), rng)
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     data = jnp.concatenate([jnp.array(counts), model.auxdata])
     found = jax.jit(lambda: hypotests._fits(model, data, None, 0.0, 1.0))()
     for fit, lowest in zip(found, (85.325492, 96.604357, 85.957998), strict=True):
@@ -143,9 +145,9 @@ def test_a_valley_that_one_start_in_ten_finds():
     """The lowest of 200 random starts of L-BFGS-B (benchmarks/minima.py), among a dozen minima."""
     rng = np.random.default_rng(1007)
     spec, counts = hard_models.many_shapes(rng.integers(20, 80), rng.integers(8, 30), rng)
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     data = jnp.concatenate([jnp.array(counts), model.auxdata])
-    fit = hypotests.fixed_poi_fit(model, data, 0.0)
+    fit = mle.best_fit(model, data, held={model.poi_index: 0.0})
     assert fit.require().value < 20.2864888 and np.sum(fit.certificate.heights > 1e-3) > 5
 
 
@@ -159,7 +161,7 @@ INIT, FIXED = jnp.array([[0.9, 0.9], [0.0, -0.9]]), jnp.array([[False, False], [
 
 @jax.jit
 def both_wells(look):
-    return fits.minimize(wells, INIT, fixed=FIXED, look=look)
+    return minimizer.minimize(wells, INIT, fixed=FIXED, look=look)
 
 
 def test_no_free_fit_is_above_one_that_it_contains():
@@ -189,12 +191,12 @@ def test_a_scan_below_the_best_fit_is_told():
 
 @pytest.mark.parametrize("counts", [-3.0, np.nan])
 def test_data_that_are_no_counts_are_not_no_events(counts):
-    model = Model.from_spec(hard_models.normalisations([[5.0, 7.0]], [[0.0, 10.0]]))
+    model = from_spec(hard_models.normalisations([[5.0, 7.0]], [[0.0, 10.0]]))
     data = jnp.array([4.0, counts])
     parameters = jnp.ones(1)
     assert jnp.isnan(model.deviance(parameters, data))
     assert jnp.isnan(jax.grad(model.deviance)(parameters, data)).all()
-    assert jax.jit(hypotests.best_fit)(model, data).certificate.status == Status.NOT_FINITE
+    assert jax.jit(mle.best_fit)(model, data).certificate.status == Status.NOT_FINITE
     assert not jax.jit(hypotests.p0)(model, data).converged
 
 
@@ -204,7 +206,7 @@ def test_a_fit_that_starts_where_nothing_is_expected():
     shape = {"lo_data": [5.868, 3.34, 4.35, 86.442], "hi_data": [0.0, 0.0, 0.0, 100.0]}
     background = ([0.0, 0.0, 0.002, 99.998], [models.modifier("histosys", "alpha", shape)])
     signal = ([0.0, 0.0008, 0.0, 19.9992], [models.MU])
-    model = Model.from_spec({"channels": [models.channel("c", s=signal, b=background)]})
+    model = from_spec({"channels": [models.channel("c", s=signal, b=background)]})
     found = hypotests.expected_p0(model).require()
 
     def deviance(alpha):

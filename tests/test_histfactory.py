@@ -15,8 +15,9 @@ import pyhf
 import pytest
 from models import MU, channel, modifier
 
-from nablab.infer import histfactory, hypotests, interpolation, layout
-from nablab.infer.histfactory import Model
+from nablab.infer import hypotests
+from nablab.model import _layout, histfactory, interpolation
+from nablab.model.histfactory import from_spec
 
 ONE_EACH = {
     "normfactor": modifier("normfactor", "scale"),
@@ -49,7 +50,7 @@ def spec(request):
 
 def pair(spec, codes=CODES[0]):
     settings = {kind: {"interpcode": code} for kind, code in codes.items()}
-    return pyhf.Model(spec, modifier_settings=settings), Model.from_spec(spec, codes=codes)
+    return pyhf.Model(spec, modifier_settings=settings), from_spec(spec, codes=codes)
 
 
 def random_points(reference, points=30):
@@ -123,7 +124,7 @@ def test_every_number_has_a_gradient(spec):
         return jax.tree.unflatten(tree, new)
 
     values = [leaves[i].astype(float) for i in arrays]
-    gradients = jax.grad(lambda v: Model.from_spec(filled(v)).logpdf(parameters, data))(values)
+    gradients = jax.grad(lambda v: from_spec(filled(v)).logpdf(parameters, data))(values)
 
     def pyhf_density(values):
         lists = filled([value.tolist() for value in values])
@@ -146,7 +147,7 @@ def test_every_number_has_a_gradient(spec):
 
 def test_one_structure_for_all_numbers():
     structures = {
-        id(Model.from_spec(models.shapesys([1.0, s], [50.0, 52.0], [3.0, 7.0])).structure)
+        id(from_spec(models.shapesys([1.0, s], [50.0, 52.0], [3.0, 7.0])).structure)
         for s in (1.0, 2.0, 3.0)
     }
     assert len(structures) == 1
@@ -155,10 +156,10 @@ def test_one_structure_for_all_numbers():
 def test_replaced_yields_are_those_of_the_specification(spec):
     """Also of a sample that lacks a shape which others have."""
     changed = models.with_arrays(spec, lambda yields: yields)
-    for _, sample in layout.samples(changed):
+    for _, sample in _layout.samples(changed):
         sample["data"] = [1.3 * each + 0.5 for each in sample["data"]]
-    reference = Model.from_spec(changed)
-    replaced = dataclasses.replace(Model.from_spec(spec), nominal=reference.nominal)
+    reference = from_spec(changed)
+    replaced = dataclasses.replace(from_spec(spec), nominal=reference.nominal)
     for parameters in random_points(pyhf.Model(spec), points=5):
         np.testing.assert_allclose(
             replaced.expected_main(parameters), reference.expected_main(parameters), rtol=1e-13
@@ -168,7 +169,7 @@ def test_replaced_yields_are_those_of_the_specification(spec):
 def test_numbers_may_be_traced():
     @jax.jit
     def expected(background):
-        return Model.from_spec(models.shapesys([1.0, 2.0], background, 0.1 * background)).nominal
+        return from_spec(models.shapesys([1.0, 2.0], background, 0.1 * background)).nominal
 
     np.testing.assert_allclose(expected(jnp.array([50.0, 60.0])), [1.0, 2.0, 50.0, 60.0])
 
@@ -176,7 +177,7 @@ def test_numbers_may_be_traced():
 def test_numbers_may_be_lists_of_traced_numbers():
     @jax.jit
     def expected(first, second):
-        model = Model.from_spec(models.shapesys([first, 2.0], [50.0, second], [5.0, second / 10]))
+        model = from_spec(models.shapesys([first, 2.0], [50.0, second], [5.0, second / 10]))
         return model.nominal
 
     np.testing.assert_allclose(expected(1.0, 60.0), [1.0, 2.0, 50.0, 60.0])
@@ -184,7 +185,7 @@ def test_numbers_may_be_lists_of_traced_numbers():
 
 def test_deviance_keeps_its_digits_for_tiny_uncertainties():
     """An auxiliary count of 1e16: the deviance of one sigma is 1, not a rounding error."""
-    model = Model.from_spec(models.shapesys([5.0], [50.0], [5e-7]))
+    model = from_spec(models.shapesys([5.0], [50.0], [5e-7]))
     one_sigma = model.init.at[1].add(1e-8)
     data = model.expected_data(model.init)
     np.testing.assert_allclose(model.deviance(one_sigma, data), 1.0, rtol=1e-6)
@@ -218,24 +219,24 @@ def test_configured_parameters_win():
 def test_bad_numbers_are_named(entry, value, message):
     numbers = {"signal": [1.0, 2.0], "background": [50.0, 60.0], "uncertainty": [3.0, 7.0]}
     with pytest.raises(ValueError, match=message):
-        Model.from_spec(models.shapesys(**{**numbers, entry: value}))
+        from_spec(models.shapesys(**{**numbers, entry: value}))
 
 
 def test_wrong_forms_give_the_message_of_pyhf():
     with pytest.raises(pyhf.exceptions.InvalidSpecification, match="seven"):
-        Model.from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0, "seven"]))
+        from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0, "seven"]))
     with pytest.raises(pyhf.exceptions.InvalidModifier, match="inconsistent with the sample"):
-        Model.from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0]))
+        from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0]))
     with pytest.raises(pyhf.exceptions.InvalidModel, match="cannot be fit"):
-        Model.from_spec(models.shapesys([1.0], [50.0], [3.0]), poi_name="absent")
+        from_spec(models.shapesys([1.0], [50.0], [3.0]), poi_name="absent")
     with pytest.raises(pyhf.exceptions.InvalidSpecification):
-        Model.from_spec({"channels": [{"name": "c"}]})
+        from_spec({"channels": [{"name": "c"}]})
     with pytest.raises(ValueError, match="code9"):
-        Model.from_spec(models.shapesys([1.0], [50.0], [3.0]), codes={"histosys": "code9"})
+        from_spec(models.shapesys([1.0], [50.0], [3.0]), codes={"histosys": "code9"})
 
 
 def test_bad_data_are_named():
-    model = Model.from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0, 7.0]))
+    model = from_spec(models.shapesys([1.0, 2.0], [50.0, 60.0], [3.0, 7.0]))
     with pytest.raises(ValueError, match="2 bins followed by 2 auxiliary"):
         model.logpdf(model.init, jnp.array([51.0, 62.0]))
     with pytest.raises(ValueError, match=r"data\[1\] is -62"):
@@ -243,7 +244,7 @@ def test_bad_data_are_named():
 
 
 def test_deviance_is_zero_for_its_own_expectation_and_finite_for_empty_bins():
-    model = Model.from_spec(models.shapesys([0.0, 2.0], [0.0, 60.0], [0.0, 7.0]))
+    model = from_spec(models.shapesys([0.0, 2.0], [0.0, 60.0], [0.0, 7.0]))
     assert model.deviance(model.init, model.expected_data(model.init)) == 0.0
     data = model.expected_data(model.init).at[0].set(3.0)  # events where none are expected
     value, gradient = jax.value_and_grad(model.deviance)(model.init, data)
@@ -295,7 +296,7 @@ def test_samples_that_cancel_are_an_empty_bin():
         "channels": [channel("c", s=([5.0], [MU]), a=([0.3], []), b=([-0.1], []), d=([-0.2], []))],
         "parameters": [{"name": "mu", "inits": [0.0]}],
     }
-    assert abs(Model.from_spec(spec).expected_main(jnp.zeros(1))[0]) < 1e-15
+    assert abs(from_spec(spec).expected_main(jnp.zeros(1))[0]) < 1e-15
 
 
 COUNT = """
@@ -307,17 +308,17 @@ def count(event, *_, **__):
     compiled += event == "/jax/core/compile/backend_compile_duration"
 jax.monitoring.register_event_duration_secs_listener(count)
 from nablab.infer import hypotests
-from nablab.infer.histfactory import Model
-from nablab.train.coverage import coverage
+from nablab.model.histfactory import from_spec
+from nablab.judge.calibration import coverage
 with open(sys.argv[1], "rb") as file:
     spec, model, other, data = pickle.load(file)
-assert other.structure is model.structure is Model.from_spec(spec).structure
+assert other.structure is model.structure is from_spec(spec).structure
 first = float(hypotests.cls(model, data).observed)
 before = compiled
 assert float(hypotests.cls(other, data).observed) == first
-assert float(hypotests.cls(Model.from_spec(spec), data).observed) == first
+assert float(hypotests.cls(from_spec(spec), data).observed) == first
 assert before and compiled == before, (before, compiled)
-coverage(other, Model.from_spec(spec), jax.random.key(1), toys=2)
+coverage(other, from_spec(spec), jax.random.key(1), toys=2)
 print(first)
 """
 
@@ -325,7 +326,7 @@ print(first)
 def test_a_model_survives_pickle_and_copies(tmp_path):
     """Here and in another process it has the one structure of its specification."""
     spec = SPECS["normsys"]
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     for other in copies:
         assert other.structure is model.structure

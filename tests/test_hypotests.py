@@ -12,9 +12,9 @@ import scipy.optimize
 from jax.scipy.stats import norm
 from published import PUBLISHED, VALIDATION
 
-from nablab.infer import hypotests
+from nablab.infer import hypotests, mle, test_statistics
 from nablab.infer.certificates import Status
-from nablab.infer.histfactory import PYHF_CODES, Model
+from nablab.model.histfactory import PYHF_CODES, from_spec
 
 CODES = {"histosys": "code0", "normsys": "code1"}  # those of the published numbers
 
@@ -23,7 +23,7 @@ def load(name):
     workspace = pyhf.Workspace(VALIDATION[name])
     settings = {kind: {"interpcode": code} for kind, code in CODES.items()}
     reference = workspace.model(modifier_settings=settings)
-    model = Model.from_spec(reference.spec, poi_name=reference.config.poi_name, codes=CODES)
+    model = from_spec(reference.spec, poi_name=reference.config.poi_name, codes=CODES)
     return model, jnp.array(workspace.data(reference)), reference.spec
 
 
@@ -79,12 +79,12 @@ def test_the_global_minimum_where_the_published_number_sits_on_a_local_one():
 
 def test_readme_example_of_pyhf():
     """Published in pyhf's README, from fits of its default precision; qtilde."""
-    model = Model.from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
+    model = from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
     data = jnp.concatenate([jnp.array([51.0, 48.0]), model.auxdata])
     result = hypotests.cls(model, data).require()
     np.testing.assert_allclose(result.observed, 0.05251497423736956, rtol=5e-5)
     np.testing.assert_allclose(result.median, 0.0644532053589, rtol=5e-5)
-    fit = hypotests.best_fit(model, data)
+    fit = mle.best_fit(model, data)
     np.testing.assert_allclose(fit.parameters, [0.0, 1.00305086, 0.96268087], atol=1e-7)
     np.testing.assert_allclose(-2 * model.logpdf(fit.parameters, data), 24.983935200, rtol=1e-9)
 
@@ -101,7 +101,7 @@ EXAMPLES = {
 
 def example(name):
     spec, main = EXAMPLES[name]
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     return spec, model, jnp.concatenate([jnp.array(main), model.auxdata])
 
 
@@ -138,7 +138,7 @@ def test_gradient_of_cls_in_every_yield(name):
     main = data[:2]
 
     def ours(spec):
-        model = Model.from_spec(spec)
+        model = from_spec(spec)
         return hypotests.cls(model, jnp.concatenate([main, model.auxdata])).observed
 
     def theirs(spec):
@@ -172,7 +172,7 @@ def test_one_parameter_problem():
 
     def model(phi):
         background, uncertainty = 45.0 - 2.0 * phi, 0.5 + 0.1 * phi**2
-        return Model.from_spec(
+        return from_spec(
             models.shapesys(*(jnp.stack([x]) for x in (15 + phi, background, uncertainty)))
         )
 
@@ -195,7 +195,7 @@ def test_one_parameter_problem():
 @pytest.mark.parametrize("down", [-10.0, 0.0, 5.0])
 def test_two_bin_landscape_against_brute_force(up, down):
     """Signal (5, 11) on (50, 50), one shape: where up = down, alpha = 0 is a stationary point."""
-    model = Model.from_spec(
+    model = from_spec(
         models.histosys([5.0, 11.0], [50.0, 50.0], [50 + down, 50 - down], [50 + up, 50 - up])
     )
     asimov = model.expected_data(model.parameters(0.0))
@@ -205,7 +205,7 @@ def test_two_bin_landscape_against_brute_force(up, down):
     scanned = jax.vmap(lambda alpha: model.deviance(signal.at[shape].set(alpha), asimov))(
         alphas
     ).min()
-    fit = hypotests.fixed_poi_fit(model, asimov, 1.0)
+    fit = mle.best_fit(model, asimov, held={model.poi_index: 1.0})
     fit.certificate.require()
     assert float(fit.value) <= float(scanned) + 1e-12
     np.testing.assert_allclose(fit.value, scanned, rtol=1e-5)
@@ -220,7 +220,7 @@ def test_published_landscape():
         ((10.0, -10.0), 0.122635, 0.057341),
         ((5.0, -5.0), 0.116074, 0.054206),
     ]:
-        model = Model.from_spec(
+        model = from_spec(
             models.histosys([5.0, 11.0], [50.0, 50.0], [50 + down, 50 - down], [50 + up, 50 - up])
         )
         np.testing.assert_allclose(hypotests.expected_cls(model).median, cls, atol=1e-6)
@@ -243,7 +243,7 @@ def values_and_slopes(build, yields):
     """Slopes in every yield of expected and observed CLs and p0, the data a deficit; and these."""
 
     def values(yields):
-        model = Model.from_spec(build(*yields))
+        model = from_spec(build(*yields))
         main = 0.9 * model.expected_main(model.parameters(0.0))
         data = jnp.concatenate([main, model.auxdata])
         observed = [test(model, data).observed for test in (hypotests.cls, hypotests.p0)]
@@ -263,8 +263,8 @@ def test_values_and_gradients_are_never_nan(name):
 
 
 def test_a_direction_without_effect_is_reported():
-    model = Model.from_spec(models.shapesys([0.0, 0.0], [50.0, 60.0], [3.0, 7.0]))
-    fit = hypotests.best_fit(model, model.expected_data(model.init))
+    model = from_spec(models.shapesys([0.0, 0.0], [50.0, 60.0], [3.0, 7.0]))
+    fit = mle.best_fit(model, model.expected_data(model.init))
     assert fit.certificate.status == Status.NOT_A_MINIMUM
     with pytest.raises(RuntimeError, match="without effect"):
         hypotests.cls(model, model.expected_data(model.init)).require()
@@ -272,20 +272,20 @@ def test_a_direction_without_effect_is_reported():
 
 def test_best_fit_at_the_bound_is_one_sided():
     """With a deficit mu-hat = 0, and q0 = 0 with zero slope, not NaN."""
-    model = Model.from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
+    model = from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
     data = jnp.concatenate([jnp.array([45.0, 46.0]), model.auxdata])
-    fit = hypotests.best_fit(model, data)
+    fit = mle.best_fit(model, data)
     fit.certificate.require()
     assert fit.parameters[0] == 0.0
     assert fit.certificate.at_bound[0]
-    value, slope = jax.jit(jax.value_and_grad(lambda d: hypotests.q0(model, d).value))(data)
+    value, slope = jax.jit(jax.value_and_grad(lambda d: test_statistics.q0(model, d).value))(data)
     assert value == 0.0
     np.testing.assert_array_equal(slope, 0.0)
 
 
 def test_upper_tails_far_out():
     """At 20 sigma the p-value is 1e-89, and its logarithm still has a slope."""
-    model = Model.from_spec(models.shapesys([300.0], [100.0], [0.0]))
+    model = from_spec(models.shapesys([300.0], [100.0], [0.0]))
     p_value = hypotests.expected_p0(model).median
     assert 0.0 < p_value < 1e-60
 
@@ -297,7 +297,7 @@ def discovery(background):
 
     def p0(background):
         samples = {"signal": ([2.0], [models.MU]), "background": (background[None], [])}
-        model = Model.from_spec({"channels": [models.channel("c", **samples)]})
+        model = from_spec({"channels": [models.channel("c", **samples)]})
         result = hypotests.p0(model, jnp.array([1.0]))
         return result.observed, result
 
@@ -322,7 +322,7 @@ def test_discovery_where_next_to_nothing_is_expected():
 
 def test_cls_of_data_far_below_the_background():
     """Fifty standard deviations: the ratio of two tails that are both zero in double precision."""
-    model = Model.from_spec(models.shapesys([3000.0, 100.0], [10_000.0, 10.0], [0.0, 0.0]))
+    model = from_spec(models.shapesys([3000.0, 100.0], [10_000.0, 10.0], [0.0, 0.0]))
     data = jnp.concatenate([jnp.array([5_000.0, 10.0]), model.auxdata])
     value, slope = jax.jit(jax.value_and_grad(lambda d: hypotests.cls(model, d).observed))(data)
     assert 0.0 <= value < 1e-100
@@ -333,17 +333,17 @@ def test_two_sided_statistics_equal_pyhf():
     """Data below the background: the best fit is negative for tmu and 0 for tmu-tilde."""
     spec = models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0])
     spec["parameters"] = [{"name": "mu", "inits": [1.0], "bounds": [[-5.0, 10.0]]}]
-    reference, model = pyhf.Model(spec), Model.from_spec(spec)
+    reference, model = pyhf.Model(spec), from_spec(spec)
     data = [44.0, 43.0, *reference.config.auxdata]
     inits, fixed = reference.config.suggested_init(), reference.config.suggested_fixed()
     bounds = reference.config.suggested_bounds()
     theirs = pyhf.infer.test_statistics.tmu(0.7, data, reference, inits, bounds, fixed)
-    ours = hypotests.tmu(model, jnp.array(data), 0.7)
+    ours = test_statistics.tmu(model, jnp.array(data), 0.7)
     np.testing.assert_allclose(ours.value, theirs, rtol=1e-7)
     assert ours.best_fit.parameters[model.poi_index] < -0.1
     bounds[reference.config.poi_index] = (0.0, 10.0)
     theirs = pyhf.infer.test_statistics.tmu_tilde(0.7, data, reference, inits, bounds, fixed)
-    tilde = hypotests.tmu_tilde(model, jnp.array(data), 0.7)
+    tilde = test_statistics.tmu_tilde(model, jnp.array(data), 0.7)
     np.testing.assert_allclose(tilde.value, theirs, rtol=1e-7)
     assert tilde.best_fit.parameters[model.poi_index] == 0.0
     assert tilde.value < ours.value
@@ -352,7 +352,7 @@ def test_two_sided_statistics_equal_pyhf():
 def moved_model(theta):
     background, uncertainty = [50.0 - theta, 52.0 + 2 * theta], [3.0 + theta, 7.0]
     signal = [12.0 + theta, 11.0]
-    return Model.from_spec(models.shapesys(*map(jnp.array, (signal, background, uncertainty))))
+    return from_spec(models.shapesys(*map(jnp.array, (signal, background, uncertainty))))
 
 
 def test_asimov_data_equal_pyhf():
@@ -379,13 +379,13 @@ def test_where_the_gradient_of_asimov_data_stops():
         return jnp.concatenate([main, model.auxdata])
 
     def asimov(of_parameters, of_data):
-        fit = hypotests.fixed_poi_fit(moved_model(of_parameters), data(moved_model(0.0)), 0.0)
+        fit = mle.best_fit(moved_model(of_parameters), data(moved_model(0.0)), held={"mu": 0.0})
         return moved_model(of_data).expected_data(fit.parameters)
 
     @jax.jit
     def expectation(of_model, of_parameters, of_data):
         held = asimov(of_parameters, of_data)
-        q = hypotests.qmu_tilde(moved_model(of_model), held, 1.0).value
+        q = test_statistics.qmu_tilde(moved_model(of_model), held, 1.0).value
         return 2.0 * norm.sf(jnp.sqrt(q))
 
     def expected(theta, hold):
@@ -401,21 +401,21 @@ def test_where_the_gradient_of_asimov_data_stops():
 
 
 def test_bad_arguments_are_named():
-    model = Model.from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
+    model = from_spec(models.shapesys([12.0, 11.0], [50.0, 52.0], [3.0, 7.0]))
     data = model.expected_data(model.init)
     with pytest.raises(ValueError, match="test_statistic is 'qq'"):
         hypotests.cls(model, data, 1.0, test_statistic="qq")
     with pytest.raises(ValueError, match=r"data\[0\] is nan"):
         hypotests.cls(model, data.at[0].set(jnp.nan))
     with pytest.raises(ValueError, match="the model has 2 bins"):
-        hypotests.q0(model, data[:3])
+        test_statistics.q0(model, data[:3])
 
 
 @pytest.mark.parametrize(
     "result",
     [
-        lambda model, data: hypotests.q0(model, data).value,
-        lambda model, data: hypotests.qmu(model, data, 1.0).value,
+        lambda model, data: test_statistics.q0(model, data).value,
+        lambda model, data: test_statistics.qmu(model, data, 1.0).value,
         lambda model, data: hypotests.cls(model, data),
         lambda model, data: hypotests.expected_cls(model),
         lambda model, data: hypotests.p0(model, data),
@@ -424,13 +424,13 @@ def test_bad_arguments_are_named():
 def test_nan_in_a_traced_yield_stays_nan(result):
     """Under jit nothing can be raised: a number that looks like no evidence would be believed."""
     spec = pyhf.simplemodels.uncorrelated_background([5.0, 6.0], [50.0, 60.0], [5.0, 6.0]).spec
-    data = hypotests.asimov_data(Model.from_spec(spec), 1.0)
+    data = hypotests.asimov_data(from_spec(spec), 1.0)
 
     @jax.jit
     def of_background(background):
         signal, expected = spec["channels"][0]["samples"]
         samples = [signal, expected | {"data": background}]
-        model = Model.from_spec({"channels": [spec["channels"][0] | {"samples": samples}]})
+        model = from_spec({"channels": [spec["channels"][0] | {"samples": samples}]})
         found = result(model, data)
         return (found.observed, found.expected) if isinstance(found, hypotests.PValues) else found
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nablab.infer.indexing import put, take
+from nablab.indexing import put, take
 
 PLACES = [[2, 3, 4], [0, 1, 2, 3, 4, 5], [5], [4, 2], [1, 3], [3, 2, 1], []]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from nablab.infer import interpolation
+from nablab.model import interpolation
 
 CODES = {**interpolation.ADDITIVE, **interpolation.FACTOR}
 # down, nominal, up of some bins: both sides, the same side, no shift at all, one side only

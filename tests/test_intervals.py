@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import poisson
 
 from nablab.infer import intervals
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 
 KEY = jax.random.key(5)
 WIDE = {"parameters": [{"name": "mu", "bounds": [[0.0, 40.0]], "inits": [1.0]}]}
@@ -45,7 +45,7 @@ def exact_p_values(n, grid):
 def counting():
     """One bin, known background."""
     signal, background = ([1.0], [models.MU]), ([BACKGROUND], [])
-    return Model.from_spec(
+    return from_spec(
         {"channels": [models.channel("c", signal=signal, background=background)], **WIDE}
     )
 
@@ -53,7 +53,7 @@ def counting():
 @pytest.fixture(scope="module")
 def on_off():
     """One bin, background 8 +- 8: one auxiliary event is expected."""
-    return Model.from_spec({**models.shapesys([1.0], [8.0], [8.0]), **WIDE})
+    return from_spec({**models.shapesys([1.0], [8.0], [8.0]), **WIDE})
 
 
 @pytest.mark.parametrize("n", PUBLISHED)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from nablab.infer import hypotests, limits
-from nablab.infer.histfactory import Model
+from nablab.infer import hypotests, limits, mle
+from nablab.model.histfactory import from_spec
 
 MODELS = 1000
 ALPHAS = np.linspace(-5.0, 5.0, 81)
@@ -130,7 +130,7 @@ def test_cls_of_jittered_models_is_that_of_the_global_minimum(kind, sizes, bins)
     @jax.jit
     @jax.vmap
     def fitted(*numbers):
-        result = hypotests.expected_cls(Model.from_spec(specification(kind, *numbers)))
+        result = hypotests.expected_cls(from_spec(specification(kind, *numbers)))
         return result.median, result.converged
 
     for seed, size in enumerate(sizes):
@@ -161,12 +161,12 @@ def test_free_fits_to_fluctuating_data_are_not_above_a_scan(bins):
 
     def beside_scan(numbers):
         *templates, counts, measured = numbers
-        model = Model.from_spec(models.histosys(*templates))
+        model = from_spec(models.histosys(*templates))
         data = jnp.concatenate([counts, measured])
         points = jnp.zeros((len(mus), 2)).at[:, model.poi_index].set(mus)
         points = points.at[:, 1 - model.poi_index].set(alphas)
         scan = jax.vmap(lambda point: model.deviance(point, data))(points)
-        fit = hypotests.best_fit(model, data)
+        fit = mle.best_fit(model, data)
         return fit.value - scan.min(), fit.certificate.converged
 
     numbers = tuple(map(jnp.asarray, observations(bins, 0.2, seed=bins + 7)))
@@ -180,7 +180,7 @@ def test_limits_of_jittered_models_are_where_cls_is_the_level():
 
     def at_limits(*numbers):
         *templates, counts, measured = numbers
-        model = Model.from_spec(models.histosys(*templates))
+        model = from_spec(models.histosys(*templates))
         data = jnp.concatenate([counts, measured])
         limit = limits.upper_limit(model, data)
         results = jax.vmap(lambda mu: hypotests.cls(model, data, mu))(

@@ -8,7 +8,7 @@ import pytest
 from models import histosys
 
 from nablab.data import toys
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 from nablab.relax.cuts import hard_cut, soft_cut
 from nablab.relax.edges import ordered_edges
 from nablab.relax.histograms import hard_counts, kde_counts
@@ -36,7 +36,7 @@ def log_cls(params, events, cut=soft_cut, counts=kde_counts):
         summed = counts(observable, edges, bandwidth=params["bandwidth"], weights=passed).values
         bins[name] = EXPECTED[name] * summed / len(x) + 1e-3
     return objectives.log_cls(
-        Model.from_spec(histosys(*(bins[n] for n in ("signal", "background", "down", "up"))))
+        from_spec(histosys(*(bins[n] for n in ("signal", "background", "down", "up"))))
     )
 
 

@@ -14,8 +14,8 @@ from models import MU, channel, modifier
 from pyhf.infer.intervals import upper_limits
 
 from nablab.infer import hypotests, limits
-from nablab.infer.histfactory import Model
 from nablab.infer.limits import LimitStatus
+from nablab.model.histfactory import from_spec
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +31,7 @@ OBSERVED = [51.0, 48.0]
 
 
 def example(main=OBSERVED):
-    model = Model.from_spec(models.shapesys(*YIELDS))
+    model = from_spec(models.shapesys(*YIELDS))
     return model, jnp.concatenate([jnp.array(main), model.auxdata])
 
 
@@ -58,7 +58,7 @@ def with_slopes(yields, main, confidence):
 
     def all_limits(*numbers):
         yields, main, confidence = numbers
-        model = Model.from_spec(mixed(*yields))
+        model = from_spec(mixed(*yields))
         data = jnp.concatenate([main, model.auxdata])
         limit = limits.upper_limit(model, data, confidence=confidence)
         found = jnp.array([limit.observed, *limit.expected])
@@ -88,7 +88,7 @@ def with_slopes(yields, main, confidence):
     ],
 )
 def test_published_limits(yields, main, published):
-    model = Model.from_spec(models.shapesys(*yields))
+    model = from_spec(models.shapesys(*yields))
     data = jnp.concatenate([jnp.array(main), model.auxdata])
     limit = limits.upper_limit(model, data).require()
     np.testing.assert_allclose(all_values(limit), published, rtol=2e-5)
@@ -129,7 +129,7 @@ def test_band_without_nuisance_parameters(signal, background, published):
         )
         band.append(s / signal)
     # The second bin has no signal.
-    model = Model.from_spec(models.shapesys([signal, 0.0], [background, 9.0], [0.0, 0.0]))
+    model = from_spec(models.shapesys([signal, 0.0], [background, 9.0], [0.0, 0.0]))
     limit = limits.expected_upper_limit(model).require()
     np.testing.assert_allclose(limit.expected, band, rtol=1e-9)
     np.testing.assert_allclose(limit.median, published, rtol=1e-8)
@@ -172,7 +172,7 @@ def test_derivatives_before_the_data_and_batches():
     direction = jnp.array([[1.0, -2.0], [3.0, 1.0], [0.5, -1.0]])
 
     def median(t):
-        model = Model.from_spec(models.shapesys(*(yields + t * direction)))
+        model = from_spec(models.shapesys(*(yields + t * direction)))
         return limits.expected_upper_limit(model).median
 
     def with_derivatives(t):
@@ -212,7 +212,7 @@ def test_cls_at_the_limit_is_the_level(main):
 @pytest.mark.parametrize("signal", [[0.01, 0.01], [0.0, 0.0]])
 def test_no_limit_below_the_bound_is_reported(signal):
     """The parameter of interest ends at 10, pyhf's default: no number, and no silent gradient."""
-    model = Model.from_spec(models.shapesys(signal, [50.0, 52.0], [3.0, 7.0]))
+    model = from_spec(models.shapesys(signal, [50.0, 52.0], [3.0, 7.0]))
     data = jnp.concatenate([jnp.array([51.0, 48.0]), model.auxdata])
     limit = limits.upper_limit(model, data)
     assert (limit.status == LimitStatus.BEYOND_BOUND).all()

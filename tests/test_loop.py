@@ -13,7 +13,7 @@ import optax
 import pytest
 from models import histosys
 
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 from nablab.train import loop, objectives, stepping
 from nablab.train.loop import train
 from nablab.train.stepping import draw
@@ -387,7 +387,7 @@ def test_objectives_behind_a_fit_are_not_kept():
     def with_a_likelihood(n):
         def objective(params, events):
             bins = jnp.mean(events["data"]) * jnp.array([1.0, 2.0 + params])
-            model = Model.from_spec(histosys(bins, 50 + 0 * bins, 45 + bins, 55 - bins))
+            model = from_spec(histosys(bins, 50 + 0 * bins, 45 + bins, 55 - bins))
             return objectives.log_cls(model) + n
 
         run(objective, steps=2, validation=VALIDATION)

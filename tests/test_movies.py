@@ -40,7 +40,7 @@ def heights(frame):
 def test_frames_differ_where_the_artist_moved_and_nowhere_else(tmp_path):
     figure, ax = stage()
     frames = decode(
-        movies.record(figure, lambda i: plots.steps(ax, heights(i), EDGES), 10), tmp_path
+        movies.record(figure, lambda i: plots.outline(ax, heights(i), EDGES), 10), tmp_path
     )
     assert frames.shape == (10, 240, 320, 3)
     moved = np.abs(frames[-1] - frames[0]).max(axis=2) > 60
@@ -54,10 +54,10 @@ def test_frames_differ_where_the_artist_moved_and_nowhere_else(tmp_path):
 @pytest.mark.parametrize("size", [(320, 240), (321, 243)])
 def test_last_frame_is_the_figure_drawn_directly(tmp_path, size):
     figure, ax = stage(*size)
-    movie = movies.record(figure, lambda i: plots.steps(ax, heights(i), EDGES), 10)
+    movie = movies.record(figure, lambda i: plots.outline(ax, heights(i), EDGES), 10)
     last = decode(movie, tmp_path)[-1][: size[1], : size[0]]
     direct, ax = stage(*size)
-    plots.steps(ax, heights(9), EDGES)
+    plots.outline(ax, heights(9), EDGES)
     assert np.abs(last - pixels(direct)).mean() < 3
     assert np.corrcoef(last.ravel(), pixels(direct).ravel())[0, 1] > 0.97
 
@@ -72,7 +72,7 @@ def test_odd_sizes_are_filled_up_to_even_ones(tmp_path):
 def test_same_movie_same_bytes():
     def once():
         figure, ax = stage()
-        return movies.record(figure, lambda i: plots.steps(ax, heights(i), EDGES), 10).mp4
+        return movies.record(figure, lambda i: plots.outline(ax, heights(i), EDGES), 10).mp4
 
     assert once() == once()
 
@@ -82,7 +82,7 @@ def test_pictures_of_earlier_frames_do_not_stay():
     grid = np.add.outer(np.linspace(0, 1, 12), np.linspace(0, 1, 12)) / 2
 
     def update(i):
-        return plots.decision(ax, grid**i, (0, 1, 0, 10)), plots.steps(ax, heights(i), EDGES)
+        return plots.decision_map(ax, grid**i, (0, 1, 0, 10)), plots.outline(ax, heights(i), EDGES)
 
     paint = movies.painter(figure, update)
     paint(1)
@@ -126,7 +126,7 @@ def test_each_kind_of_forgotten_change_is_noticed():
         "label": lambda ax, i: ax.set_ylabel(str(i)),
         "limits": lambda ax, i: ax.set_xlim(0, 1 + i),
         "text": lambda ax, i: ax.figure.suptitle(str(i)),
-        "legend": lambda ax, i: plots.key(ax, signal=str(i)),
+        "legend": lambda ax, i: plots.legend(ax, signal=str(i)),
         "cleared": lambda ax, i: (ax.cla(), ax.plot([0, i]), None)[-1],
     }
     for name, change in changes.items():
@@ -142,8 +142,8 @@ def test_each_kind_of_forgotten_change_is_noticed():
 
 def test_a_second_movie_of_the_same_figure_has_no_ghosts():
     figure, ax = stage()
-    first = movies.record(figure, lambda i: plots.steps(ax, heights(i), EDGES), 4)
-    again = movies.record(figure, lambda i: plots.steps(ax, heights(i), EDGES), 4)
+    first = movies.record(figure, lambda i: plots.outline(ax, heights(i), EDGES), 4)
+    again = movies.record(figure, lambda i: plots.outline(ax, heights(i), EDGES), 4)
     assert first.mp4 == again.mp4
     assert len(ax.patches) == 1
 
@@ -168,7 +168,7 @@ def test_nan_and_zero_events_are_recorded():
 
     def update(i):
         return (
-            plots.steps(ax, np.full(5, np.nan if i else 0.0), EDGES, np.zeros(5)),
+            plots.outline(ax, np.full(5, np.nan if i else 0.0), EDGES, np.zeros(5)),
             plots.events_2d(ax, {"signal": np.zeros((0, 2))}),
             plots.gradient_arrow(ax, 0.5, np.nan if i else 1.0, np.nan),
         )
@@ -197,7 +197,7 @@ def test_an_error_names_its_frame_and_leaves_the_figure_clean():
     figure, ax = stage()
 
     def update(i):
-        artists = plots.steps(ax, heights(i), EDGES)
+        artists = plots.outline(ax, heights(i), EDGES)
         return artists if i < 2 else [*artists, 1 / (i - 2)]
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -222,5 +222,5 @@ def test_a_movie_plays_by_itself_and_says_what_it_shows():
 
 def test_a_movie_is_small():
     figure, ax = stage(640, 360)
-    movie = movies.record(figure, lambda i: plots.steps(ax, heights(i % 10), EDGES), 50)
+    movie = movies.record(figure, lambda i: plots.outline(ax, heights(i % 10), EDGES), 50)
     assert len(movie.mp4) < 60_000

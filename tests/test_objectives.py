@@ -11,8 +11,8 @@ from models import MU, channel, histosys, shapesys
 from scipy.special import expit
 from scipy.stats import norm
 
-from nablab.infer import fisher
-from nablab.infer.histfactory import Model
+from nablab.infer import diagnostics
+from nablab.model.histfactory import from_spec
 from nablab.train import objectives
 from nablab.train.objectives import asimov_significance, cross_entropy
 
@@ -250,7 +250,7 @@ def test_discovery_has_its_closed_form_and_gradient():
     @jax.jit
     @jax.value_and_grad
     def through_the_fit(signal, mu):
-        model = Model.from_spec(shapesys(signal[None], [50.0], [5.0]))
+        model = from_spec(shapesys(signal[None], [50.0], [5.0]))
         return objectives.log_p0(model, mu)
 
     @jax.value_and_grad
@@ -268,7 +268,7 @@ def test_limit_has_its_closed_form():
     """Without uncertainty the median CLs of signal strength mu is 2 sf(sqrt(q))."""
     s, b = 14.0, 50.0
     samples = {"signal": ([s], [MU]), "background": ([b], [])}
-    model = Model.from_spec({"channels": [channel("c", **samples)]})
+    model = from_spec({"channels": [channel("c", **samples)]})
     for mu in (1.0, 0.5):
         q = 2 * (mu * s - b * np.log1p(mu * s / b))
         expected = np.log(2) + norm.logsf(np.sqrt(q))
@@ -278,7 +278,7 @@ def test_limit_has_its_closed_form():
 def test_measurement_has_its_closed_form():
     """Fisher information of n ~ Poisson(mu s + gamma b) and the measurement of gamma b."""
     s, b, sigma = 14.0, 50.0, 5.0
-    model = Model.from_spec(shapesys([s], [b], [sigma]))
+    model = from_spec(shapesys([s], [b], [sigma]))
     sigma_mu = jax.jit(objectives.sigma_mu)
     for mu in (0.0, 1.0):
         expected = np.sqrt(mu * s + b + sigma**2) / s
@@ -316,7 +316,7 @@ def test_poi_variance_is_that_of_the_model():
     """A shape and a rate uncertainty: HistFactory's Fisher information is the reference."""
     signal, background = np.array([3.0, 8.0, 2.0]), np.array([50.0, 30.0, 20.0])
     down, up = np.array([47.0, 31.0, 20.5]), np.array([53.0, 29.0, 19.5])
-    model = Model.from_spec(histosys(signal, background, down, up))
+    model = from_spec(histosys(signal, background, down, up))
     slopes = jnp.array([signal, (up - down) / 2])
     variance = objectives.poi_variance(
         jnp.array(signal + background), slopes, widths=np.array([np.inf, 1.0])
@@ -332,14 +332,14 @@ def test_poi_variance_is_that_of_the_model():
 
 
 def test_generalised_variance_is_the_determinant():
-    model = Model.from_spec(histosys([3.0, 8.0], [50.0, 30.0], [47.0, 31.0], [53.0, 29.0]))
-    covariance = np.linalg.inv(fisher.information(model, model.parameters(1.0)))
+    model = from_spec(histosys([3.0, 8.0], [50.0, 30.0], [47.0, 31.0], [53.0, 29.0]))
+    covariance = np.linalg.inv(diagnostics.information(model, model.parameters(1.0)))
     expected = np.log(np.linalg.det(covariance))
     assert float(objectives.log_generalised_variance(model)) == pytest.approx(expected, rel=1e-10)
 
 
 def test_mixture_of_limit_and_discovery():
-    model = Model.from_spec(shapesys([5.0, 11.0], [50.0, 50.0], [5.0, 5.0]))
+    model = from_spec(shapesys([5.0, 11.0], [50.0, 50.0], [5.0, 5.0]))
     cls, p0 = objectives.log_cls(model), objectives.log_p0(model)
     mixed = objectives.log_cls_and_p0(model, weight=0.3)
     assert float(mixed) == pytest.approx(float(0.3 * p0 + 0.7 * cls), rel=1e-12)
@@ -347,7 +347,7 @@ def test_mixture_of_limit_and_discovery():
 
 
 def test_limit_is_where_cls_is_five_percent():
-    model = Model.from_spec(shapesys([5.0, 11.0], [50.0, 50.0], [5.0, 5.0]))
+    model = from_spec(shapesys([5.0, 11.0], [50.0, 50.0], [5.0, 5.0]))
     limit = jnp.exp(objectives.log_limit(model))
     assert float(jnp.exp(objectives.log_cls(model, limit))) == pytest.approx(0.05, rel=1e-8)
 
@@ -356,7 +356,7 @@ def test_limit_is_where_cls_is_five_percent():
 def test_held_data_change_the_gradient_only(objective):
     def value(scale, hold):
         yields, background = scale * jnp.array([5.0, 11.0]), scale**2 * jnp.array([50.0, 50.0])
-        return objective(Model.from_spec(shapesys(yields, background, [5.0, 5.0])), 1.0, hold=hold)
+        return objective(from_spec(shapesys(yields, background, [5.0, 5.0])), 1.0, hold=hold)
 
     values, slopes = zip(*(jax.value_and_grad(value)(1.0, h) for h in (None, "data")), strict=True)
     assert float(values[0]) == float(values[1])
@@ -382,7 +382,7 @@ def test_all_in_one_compilation():
 
     def mixture(background):
         shift = jnp.array([3.0, -1.0])
-        model = Model.from_spec(
+        model = from_spec(
             histosys(np.array([3.0, 8.0]), background, background - shift, background + shift)
         )
         return (

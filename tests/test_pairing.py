@@ -9,8 +9,8 @@ import pytest
 from derivatives import check_derivatives, check_finite_derivatives
 from scipy.special import expit
 
-from nablab.relax.objects import PADDING
-from nablab.relax.pairing import PAIRINGS, hard_pairing, pair_masses, soft_pairing
+from nablab.relax.objects.padding import PADDING
+from nablab.relax.objects.pairing import PAIRINGS, hard_pairing, pair_masses, soft_pairing
 
 
 def jets_of(events, seed=4):

@@ -13,8 +13,8 @@ import test_histfactory
 import test_workspaces
 from models import MU, channel, modifier
 
-from nablab.infer import forms, parameter_sets
-from nablab.infer.histfactory import PYHF_CODES, Model
+from nablab.model import _forms, _parameter_sets
+from nablab.model.histfactory import PYHF_CODES, from_spec
 
 SETTINGS = {kind: {"interpcode": code} for kind, code in PYHF_CODES.items()}
 CONFIGURED = test_workspaces.workspace()["measurements"][1]["config"]["parameters"]
@@ -48,13 +48,13 @@ def parts_shown(monkeypatch):
 @pytest.mark.parametrize("poi_name", ["mu", ""])
 @pytest.mark.parametrize("name", SPECS)
 def test_in_parts_as_in_one(name, poi_name, monkeypatch):
-    form = forms.form(SPECS[name])
-    whole = parameter_sets.read(form, poi_name, SETTINGS)
-    reference = pyhf.Model(forms.spread(form), poi_name=poi_name).config
-    monkeypatch.setattr(parameter_sets, "LARGE", 0)
+    form = _forms.form(SPECS[name])
+    whole = _parameter_sets.read(form, poi_name, SETTINGS)
+    reference = pyhf.Model(_forms.spread(form), poi_name=poi_name).config
+    monkeypatch.setattr(_parameter_sets, "LARGE", 0)
     shown = parts_shown(monkeypatch)
-    parts = parameter_sets.read(form, poi_name, SETTINGS)
-    assert 1 <= len(shown) <= 2 and shown[0] != forms.spread(form)
+    parts = _parameter_sets.read(form, poi_name, SETTINGS)
+    assert 1 <= len(shown) <= 2 and shown[0] != _forms.spread(form)
     assert parts.names == tuple(reference.par_names)
     assert parts.poi_index == reference.poi_index
     assert parts.constrained == reference.auxdata_order
@@ -69,17 +69,17 @@ def test_wrong_in_parts_as_in_one(name, monkeypatch):
     test_bad_models.WRONG[name](wrong)
     with pytest.raises(test_bad_models.PYHF_ERRORS) as of_pyhf:
         pyhf.Model(wrong)
-    monkeypatch.setattr(parameter_sets, "LARGE", 0)
+    monkeypatch.setattr(_parameter_sets, "LARGE", 0)
     with pytest.raises(of_pyhf.type):
-        parameter_sets.read(forms.form(wrong), "mu", SETTINGS)
+        _parameter_sets.read(_forms.form(wrong), "mu", SETTINGS)
 
 
 def test_the_parameter_of_interest_in_parts(monkeypatch):
-    form = forms.form(models.everything())
-    monkeypatch.setattr(parameter_sets, "LARGE", 0)
+    form = _forms.form(models.everything())
+    monkeypatch.setattr(_parameter_sets, "LARGE", 0)
     for poi_name, message in (("absent", "add a signal patch"), ("mc", "multiple components")):
         with pytest.raises(pyhf.exceptions.InvalidModel, match=message):
-            parameter_sets.read(form, poi_name, SETTINGS)
+            _parameter_sets.read(form, poi_name, SETTINGS)
 
 
 def wide(bins, shapes):
@@ -96,7 +96,7 @@ def wide(bins, shapes):
 def test_pyhf_is_not_shown_the_bins_of_shapes(monkeypatch):
     """Of a large model it sees each shape in one bin; the numbers are where they belong."""
     shown = parts_shown(monkeypatch)
-    model = Model.from_spec(wide(500, 150))
+    model = from_spec(wide(500, 150))
     sizes = [json.dumps(spec).count("1.0") for spec in shown]
     assert len(shown) == 2 and sizes[0] < 500 and sizes[1] <= 4 * 500
     assert len(model.parameter_names) == 1 + 150 + 500
@@ -112,11 +112,11 @@ def test_pyhf_is_not_shown_the_bins_of_shapes(monkeypatch):
 
 def test_forms_are_short_and_can_be_spread():
     spec = wide(1000, 3)
-    form = forms.form(spec)
+    form = _forms.form(spec)
     assert len(str(form)) < 1200
-    sample = forms.spread(form)["channels"][0]["samples"][1]
+    sample = _forms.spread(form)["channels"][0]["samples"][1]
     assert sample["data"] == [1.0] * 1000
-    assert forms.spread(form, most=2)["channels"][0]["samples"][1]["data"] == [1.0, 1.0]
+    assert _forms.spread(form, most=2)["channels"][0]["samples"][1]["data"] == [1.0, 1.0]
     for numbers, shape in (
         (3, 1.0),
         ([1.0, 2], [1.0, 1.0]),
@@ -126,5 +126,5 @@ def test_forms_are_short_and_can_be_spread():
         ([], []),
         (np.zeros(0), []),
     ):
-        assert forms.spread(forms.form(numbers)) == shape
-        assert forms.size(forms.form(numbers)) == np.size(shape)
+        assert _forms.spread(_forms.form(numbers)) == shape
+        assert _forms.size(_forms.form(numbers)) == np.size(shape)

@@ -74,7 +74,7 @@ def test_a_figure_too_small_is_refused():
 
 def test_a_figure_shows_itself_as_a_small_png_with_words():
     figure, ax = plots.figure()
-    plots.steps(ax, COUNTS, EDGES)
+    plots.outline(ax, COUNTS, EDGES)
     plots.caption(figure, "Five bins.")
     data, metadata = figure._repr_mimebundle_()
     assert data["image/png"].startswith(b"\x89PNG") and len(data["image/png"]) < 25_000
@@ -99,7 +99,7 @@ def test_same_picture_same_bytes():
     def once():
         figure, ax = plots.figure()
         plots.stacked(ax, EDGES, COUNTS, 2 * COUNTS, 0.3 * COUNTS)
-        plots.key(ax, signal="signal", background="background", uncertainty="band")
+        plots.legend(ax, signal="signal", background="background", uncertainty="band")
         return plots.png(figure)
 
     assert once() == once()
@@ -108,34 +108,34 @@ def test_same_picture_same_bytes():
 
 def test_steps_has_the_height_of_the_counts():
     _, ax = plots.figure()
-    (outline,) = plots.steps(ax, jnp.asarray(COUNTS), jnp.asarray(EDGES))
+    (outline,) = plots.outline(ax, jnp.asarray(COUNTS), jnp.asarray(EDGES))
     np.testing.assert_array_equal(outline.get_data().values, COUNTS)
     assert ax.get_ylim()[1] > COUNTS.max() and ax.get_xlim()[0] <= EDGES[0]
 
 
 def test_steps_with_uncertainty_adds_a_band_of_one_sigma():
     _, ax = plots.figure()
-    _, band = plots.steps(ax, COUNTS, EDGES, np.sqrt(COUNTS))
+    _, band = plots.outline(ax, COUNTS, EDGES, np.sqrt(COUNTS))
     np.testing.assert_allclose(band.get_data().values, COUNTS + np.sqrt(COUNTS))
     np.testing.assert_allclose(band.get_data().baseline, COUNTS - np.sqrt(COUNTS))
 
 
 @pytest.mark.parametrize("bad", [np.full(5, np.nan), np.full(5, np.inf), np.zeros(5)])
 def test_steps_survives_empty_and_broken_counts(bad):
-    drawn(lambda ax: plots.steps(ax, bad, EDGES, bad))
+    drawn(lambda ax: plots.outline(ax, bad, EDGES, bad))
 
 
 def test_a_nan_bin_stays_empty():
     hole = COUNTS.copy()
     hole[2] = np.nan
-    whole = drawn(lambda ax: plots.steps(ax, COUNTS, EDGES, fill=True))
-    assert (drawn(lambda ax: plots.steps(ax, hole, EDGES, fill=True)) != whole).any()
+    whole = drawn(lambda ax: plots.outline(ax, COUNTS, EDGES, fill=True))
+    assert (drawn(lambda ax: plots.outline(ax, hole, EDGES, fill=True)) != whole).any()
 
 
 def test_wrong_number_of_edges_is_named():
     _, ax = plots.figure()
     with pytest.raises(ValueError, match="counts has 5 bins and edges 5 entries"):
-        plots.steps(ax, COUNTS, EDGES[:-1])
+        plots.outline(ax, COUNTS, EDGES[:-1])
     with pytest.raises(ValueError, match="signal has 4 bins"):
         plots.stacked(ax, EDGES, COUNTS[:-1], COUNTS[:-1])
 
@@ -172,13 +172,13 @@ def test_events_of_all_samples_and_of_none():
 )
 def test_decision_draws_lines_only_where_there_are_any(values, lines):
     figure, ax = plots.figure()
-    assert len(plots.decision(ax, values, (-1, 1, -1, 1))) == 1 + lines
+    assert len(plots.decision_map(ax, values, (-1, 1, -1, 1))) == 1 + lines
     plots.png(figure)
 
 
 def test_decision_puts_the_first_row_at_the_bottom():
     figure, ax = plots.figure(200, 200)
-    plots.decision(ax, np.array([[0.0, 0.0], [1.0, 1.0]]), (0, 1, 0, 1))
+    plots.decision_map(ax, np.array([[0.0, 0.0], [1.0, 1.0]]), (0, 1, 0, 1))
     picture = pixels_of(plots.png(figure))
     top, bottom = picture[40, 130], picture[140, 130]
     assert top[0] > top[2] and bottom[2] > bottom[0], "signal red above, background blue below"
@@ -204,39 +204,13 @@ def test_gradient_arrow_without_a_direction():
 
 def test_key_knows_its_colours():
     _, ax = plots.figure()
-    legend = plots.key(ax, "upper left", signal="S", cut="threshold", data="observed")
+    legend = plots.legend(ax, "upper left", signal="S", cut="threshold", data="observed")
     assert [text.get_text() for text in legend.get_texts()] == ["S", "threshold", "observed"]
     with pytest.raises(ValueError, match="green has no colour"):
-        plots.key(ax, green="?")
+        plots.legend(ax, green="?")
 
 
 def test_cut_line_and_curve_are_drawn():
     empty = drawn()
     assert (drawn(lambda ax: plots.cut_line(ax, 0.5)) != empty).any()
     assert (drawn(lambda ax: plots.curve(ax, EDGES[1:], COUNTS)) != empty).any()
-
-
-def test_chain_highlights_a_step_and_keeps_its_text_inside():
-    def chain(here=None):
-        figure, ax = plots.figure(900, 330)
-        artists = plots.chain(ax, here)
-        figure.canvas.draw()
-        return figure, artists, np.array(figure.canvas.buffer_rgba())
-
-    figure, artists, plain = chain()
-    assert len(artists) > 50
-    renderer = figure.canvas.get_renderer()
-    for artist in artists:
-        box = artist.get_window_extent(renderer)
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 900 and box.y1 <= 330
-    _, _, highlighted = chain("histogram")
-    changed = np.argwhere((plain != highlighted).any(axis=2))[:, 1]
-    assert changed.min() > 380 and changed.max() < 520, "only the fourth card may change"
-    with pytest.raises(ValueError, match="choose one of data, cuts"):
-        chain("histogramm")
-
-
-def test_chain_as_svg_is_the_same_every_time(tmp_path):
-    first, second = (plots.chain_svg(tmp_path / name) for name in ("a.svg", "b.svg"))
-    assert first.read_bytes() == second.read_bytes()
-    assert first.stat().st_size < 120_000 and b"<svg" in first.read_bytes()

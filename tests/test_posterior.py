@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import gamma, norm, poisson
 
 from nablab.infer import posterior
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 
 KEY = jax.random.key(11)
 SIGNAL = 5.0
@@ -21,7 +21,7 @@ SIGNAL = 5.0
 def one_bin(background, uncertainty, fixed):
     """One bin with an uncertain background, whose parameter may be fixed."""
     settings = {"parameters": [{"name": "uncorrelated", "fixed": fixed}]}
-    return Model.from_spec({**models.shapesys([SIGNAL], [background], [uncertainty]), **settings})
+    return from_spec({**models.shapesys([SIGNAL], [background], [uncertainty]), **settings})
 
 
 def assert_distributed(samples, effective, cdf):

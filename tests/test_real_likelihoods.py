@@ -16,8 +16,9 @@ from published import DATA, LEPTONS, REFERENCES, VALIDATION
 
 from fetch_data import POINTS as SIGNALS
 from fetch_data import SBOTTOM, TTBAR
-from nablab.infer import entries, fisher, hypotests, limits, workspaces
-from nablab.infer.entries import NamedNumbers
+from nablab.infer import diagnostics, hypotests, limits
+from nablab.model import named_numbers, workspaces
+from nablab.model.named_numbers import NamedNumbers
 
 # Pinned in pyhf's own regression tests.
 PYHF_REGRESSION = {
@@ -129,7 +130,7 @@ def test_cross_section_of_top_pairs():
     model, data, _ = load("ttbar")
     best, _, _ = three_fits(model, data)
     np.testing.assert_allclose(best.parameters[model.poi_index], 0.994214, atol=5e-7)
-    variance = jnp.diag(fisher.covariance(model, best.parameters))
+    variance = jnp.diag(diagnostics.covariance(model, best.parameters))
     np.testing.assert_allclose(jnp.sqrt(variance[model.poi_index]), 0.0425, atol=2e-4)
 
 
@@ -139,16 +140,16 @@ def with_slopes(name, test):
     _, _, workspace = load(name)
 
     def observed(vector):
-        numbers = entries.numbers(workspace)
+        numbers = named_numbers.numbers(workspace)
         moved = NamedNumbers(vector, numbers.names, numbers.shapes)
-        result = test(*workspaces.read(entries.with_numbers(workspace, moved)))
+        result = test(*workspaces.read(named_numbers.with_numbers(workspace, moved)))
         return result.observed, result
 
     return jax.jit(jax.value_and_grad(observed, has_aux=True))
 
 
 def vector(name):
-    return np.array(entries.numbers(load(name)[2]).vector)
+    return np.array(named_numbers.numbers(load(name)[2]).vector)
 
 
 @pytest.mark.parametrize("name", marked(name for name in REFERENCES if name != "ttbar"))

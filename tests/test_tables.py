@@ -2,14 +2,7 @@
 
 import pytest
 
-from nablab.train.tables import (
-    Shown,
-    Table,
-    digits_that_show,
-    significant,
-    two_digits,
-    with_error,
-)
+from nablab.judge.tables import Shown, Table, digits_that_show, significant, two_digits, with_error
 
 TABLE = Table("a < b", ("name", "x"), [("long name", "1.0"), ("<i>", "-0.25")], ["x & y"])
 

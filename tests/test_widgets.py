@@ -125,7 +125,7 @@ def test_nan_and_no_events_survive():
         points = rng.normal(size=(events, 2))
         counts = np.full(5, np.nan) if events == 0 else np.full(5, float(events))
         arrow = plots.gradient_arrow(ax, 0.5, 1.0, np.log(slope) if slope < 1 else np.nan)
-        return plots.events_2d(ax, {"signal": points}), plots.steps(ax, counts, EDGES), arrow
+        return plots.events_2d(ax, {"signal": points}), plots.outline(ax, counts, EDGES), arrow
 
     explored = widgets.explore(figure, update, events=(0, 50, 9), slope=(1e-9, 1e9, 0.5, "log"))
     for events in (0, 50):
@@ -137,7 +137,7 @@ def test_nan_and_no_events_survive():
 def test_axes_that_scale_themselves_are_drawn_anew():
     figure, ax = plots.figure(320, 240)
     explored = widgets.explore(
-        figure, lambda top: plots.steps(ax, np.full(5, top), EDGES), top=(1.0, 1e4, 1.0, "log")
+        figure, lambda top: plots.outline(ax, np.full(5, top), EDGES), top=(1.0, 1e4, 1.0, "log")
     )
     explored.set(top=5e3)
     assert ax.get_ylim()[1] >= 5e3 and explored.message == ""
@@ -200,7 +200,7 @@ def test_running_the_cell_again_leaves_no_ghosts():
 
     def make():
         return widgets.explore(
-            figure, lambda top: plots.steps(ax, np.full(5, top), EDGES), top=(1.0, 9.0, 4.0)
+            figure, lambda top: plots.outline(ax, np.full(5, top), EDGES), top=(1.0, 9.0, 4.0)
         )
 
     first = make().image

@@ -14,9 +14,10 @@ import pyhf
 import pytest
 from models import MU, channel, modifier
 
-from nablab.infer import entries, hypotests, workspaces
-from nablab.infer.entries import NamedNumbers
-from nablab.infer.histfactory import Model
+from nablab.infer import hypotests, mle
+from nablab.model import named_numbers, workspaces
+from nablab.model.histfactory import from_pyhf, from_spec
+from nablab.model.named_numbers import NamedNumbers
 
 OBSERVED = {"signal_region": [41.0, 50.0, 31.0], "control_region": [137.0, 113.0]}
 CONFIGURED = [
@@ -228,8 +229,8 @@ def test_other_formats_are_named_in_one_line():
     ):
         specification = {"channels": document.get("channels", []), "parameters": []}
         specification = document if document is HS3 else specification
-        for build in (workspaces.read, entries.numbers, Model.from_spec):
-            if build == Model.from_spec:
+        for build in (workspaces.read, named_numbers.numbers, from_spec):
+            if build == from_spec:
                 if document is of_parameter:
                     continue
                 document = specification
@@ -259,9 +260,9 @@ def test_a_measurement_without_parameter_of_interest():
     assert without.structure is model.structure
     other, _ = workspaces.read(workspace(), "configured", poi_name="rate")
     assert other.parameter_names[other.poi_index] == "rate"
-    fit = hypotests.best_fit(model, data)
+    fit = mle.best_fit(model, data)
     fit.certificate.require()
-    best = hypotests.best_fit(workspaces.read(workspace())[0], data)
+    best = mle.best_fit(workspaces.read(workspace())[0], data)
     np.testing.assert_allclose(fit.parameters, best.parameters, rtol=1e-6, atol=1e-8)
     assert workspaces.assemble(models.everything(), np.ones(5), poi_name="")
 
@@ -320,13 +321,13 @@ def test_names_that_are_the_same_when_joined():
             channel("CR", ttbar=([3.0], [])),
         ]
     }
-    model = Model.from_spec(simple)
+    model = from_spec(simple)
     expected = pyhf.Model(simple).expected_actualdata([1.0])
     np.testing.assert_array_equal(model.expected_main(model.init), expected)
     np.testing.assert_array_equal(expected, [3.0, 77.0, 10.0])
     tricky = joined_names()
     reference = pyhf.Model(tricky)
-    ours = Model.from_spec(tricky)
+    ours = from_spec(tricky)
     observed = [*np.round(reference.expected_actualdata(ours.init)), *reference.config.auxdata]
     assert_equal_pyhf((ours, np.array(observed)), reference, observed)
 
@@ -335,10 +336,10 @@ def test_joined_names_that_are_the_same_cannot_be_told_apart():
     spec = joined_names()
     message = "two entries of the specification are both 'SR/0b/ttbar: data': rename a channel"
     with pytest.raises(ValueError, match=message):
-        entries.numbers(spec)
+        named_numbers.numbers(spec)
     with pytest.raises(ValueError, match=message):
-        entries.with_numbers(spec, {"SR/0b/ttbar: data": [1.0]})
-    changed = entries.with_numbers(spec, {"SR/0b: data": [4.0]})  # another name is no harm
+        named_numbers.with_numbers(spec, {"SR/0b/ttbar: data": [1.0]})
+    changed = named_numbers.with_numbers(spec, {"SR/0b: data": [4.0]})  # another name is no harm
     assert changed["channels"][1]["samples"][1]["data"] == [4.0]
 
 
@@ -350,7 +351,7 @@ def test_parameters_of_the_same_name():
             channel("d", b=([40.0], [modifier("normfactor", "free[0]")])),
         ]
     }
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     assert model.parameter_names == tuple(pyhf.Model(spec).config.par_names)
     assert model.parameter_names.count("free[0]") == 2
     assert model.index("mu") == model.poi_index == model.index(model.poi_index)
@@ -371,7 +372,7 @@ def test_measurements_with_a_slash_in_the_name():
         reference = pyhf.Workspace(slashed)
         model = reference.model(measurement_name=name)
         assert_equal_pyhf(workspaces.read(slashed, name), model, reference.data(model))
-    assert entries.numbers(slashed)["a/lumi/rate: inits"] == 0.3
+    assert named_numbers.numbers(slashed)["a/lumi/rate: inits"] == 0.3
 
 
 READ = r"""
@@ -421,7 +422,7 @@ def test_objects_of_pyhf():
     ours = workspaces.read(reference, "configured")
     model = reference.model(measurement_name="configured")
     assert_equal_pyhf(ours, model, reference.data(model))
-    same = Model.from_pyhf(model)
+    same = from_pyhf(model)
     assert same.structure is ours[0].structure
     for field in (
         "nominal",
@@ -443,13 +444,13 @@ def test_objects_of_pyhf():
         model = pyhf.Model(spec, poi_name="rate", modifier_settings=settings)
         observed = [*np.round(model.expected_actualdata(model.config.suggested_init()))]
         observed += model.config.auxdata
-        assert_equal_pyhf((Model.from_pyhf(model), np.array(observed)), model, observed)
+        assert_equal_pyhf((from_pyhf(model), np.array(observed)), model, observed)
     model = pyhf.Model(spec, poi_name=None)
-    assert Model.from_pyhf(model).structure.poi_index is None
+    assert from_pyhf(model).structure.poi_index is None
     with pytest.raises(ValueError, match="clips its rates"):
-        Model.from_pyhf(pyhf.Model(spec, clip_bin_data=0.0))
+        from_pyhf(pyhf.Model(spec, clip_bin_data=0.0))
     with pytest.raises(ValueError, match=r"spec is a workspace: use workspaces.read"):
-        Model.from_spec(reference)
+        from_spec(reference)
 
 
 def renewed(numbers, vector):
@@ -460,7 +461,7 @@ def renewed(numbers, vector):
 def test_every_number_of_a_workspace_has_a_gradient():
     """Of the density, in yields, observations and the measurement, against differences of pyhf."""
     original = workspace()
-    numbers = entries.numbers(original)
+    numbers = named_numbers.numbers(original)
     reference = pyhf.Workspace(original)
     model = reference.model(measurement_name="configured")
     init = np.array(model.config.suggested_init())
@@ -468,11 +469,11 @@ def test_every_number_of_a_workspace_has_a_gradient():
 
     @jax.jit
     def density(numbers):
-        model, data = workspaces.read(entries.with_numbers(original, numbers), "configured")
+        model, data = workspaces.read(named_numbers.with_numbers(original, numbers), "configured")
         return model.logpdf(parameters, data)
 
     def pyhf_density(vector):
-        moved = entries.with_numbers(original, renewed(numbers, vector))
+        moved = named_numbers.with_numbers(original, renewed(numbers, vector))
         changed = pyhf.Workspace(workspaces.write(moved))
         model = changed.model(measurement_name="configured")
         return model.logpdf(parameters, changed.data(model))[0]
@@ -495,7 +496,7 @@ def test_every_number_of_a_workspace_has_a_gradient():
                 checked[kind] += name.endswith(kind) and slope != 0.0
     assert min(checked.values()) >= 1, checked
     # What the starting values and bounds are worth is not in the density.
-    moved = entries.with_numbers(
+    moved = named_numbers.with_numbers(
         original, {"configured/mu: inits": np.array([0.2]), "configured/mu: bounds": [[-2.0, 3.0]]}
     )
     model, _ = workspaces.read(moved, "configured")
@@ -505,11 +506,13 @@ def test_every_number_of_a_workspace_has_a_gradient():
 
 def test_gradient_of_cls_in_every_number_of_a_patched_workspace():
     patched = workspaces.patched(background_only(), [ADD_SIGNAL])
-    numbers = entries.numbers(patched)
+    numbers = named_numbers.numbers(patched)
 
     @jax.jit
     def cls(numbers):
-        return hypotests.cls(*workspaces.read(entries.with_numbers(patched, numbers))).observed
+        return hypotests.cls(
+            *workspaces.read(named_numbers.with_numbers(patched, numbers))
+        ).observed
 
     slopes = jax.jit(jax.grad(cls))(numbers)
     vector = np.array(numbers.vector)
@@ -522,7 +525,7 @@ def test_gradient_of_cls_in_every_number_of_a_patched_workspace():
 
 
 def test_names_of_numbers():
-    numbers = entries.numbers(workspace())
+    numbers = named_numbers.numbers(workspace())
     np.testing.assert_array_equal(numbers["signal_region/top: data"], [30.0, 40.0, 20.0])
     np.testing.assert_array_equal(
         numbers["signal_region/top: histosys energy hi_data"], [33.0, 38.0, 18.5]
@@ -535,18 +538,18 @@ def test_names_of_numbers():
     assert numbers["configured/free: bounds"].shape == (2, 2)
     assert len(numbers) == len(list(numbers)) == len(dict(numbers)) > 30
     assert "signal_region/signal: data" in repr(numbers)
-    assert set(entries.numbers(models.everything())) >= {"lumi: sigmas", "lumi: inits"}
+    assert set(named_numbers.numbers(models.everything())) >= {"lumi: sigmas", "lumi: inits"}
 
 
 def test_numbers_and_with_numbers_are_inverse():
     original = workspace()
-    numbers = entries.numbers(original)
+    numbers = named_numbers.numbers(original)
     scaled = jax.tree.map(lambda vector: 2.0 * vector, numbers)
-    changed = entries.with_numbers(original, scaled)
-    np.testing.assert_array_equal(entries.numbers(changed).vector, scaled.vector)
+    changed = named_numbers.with_numbers(original, scaled)
+    np.testing.assert_array_equal(named_numbers.numbers(changed).vector, scaled.vector)
     assert original == workspace()
     some = {"signal_region/signal: data": jnp.array([1.0, 2.0, 3.0]), "plain/lumi: sigmas": [0.1]}
-    found = entries.numbers(entries.with_numbers(original, some))
+    found = named_numbers.numbers(named_numbers.with_numbers(original, some))
     for name in numbers:
         np.testing.assert_array_equal(found[name], some.get(name, numbers[name]))
 
@@ -554,25 +557,25 @@ def test_numbers_and_with_numbers_are_inverse():
 def test_wrong_numbers_are_named():
     spec = models.everything()
     with pytest.raises(ValueError, match="did you mean 'signal_region/top: data'"):
-        entries.with_numbers(spec, {"signal_region/topp: data": np.ones(3)})
+        named_numbers.with_numbers(spec, {"signal_region/topp: data": np.ones(3)})
     with pytest.raises(ValueError, match=r"top: data has shape \(2,\).* has \(3,\)"):
-        entries.with_numbers(spec, {"signal_region/top: data": np.ones(2)})
+        named_numbers.with_numbers(spec, {"signal_region/top: data": np.ones(2)})
     with pytest.raises(pyhf.exceptions.InvalidSpecification, match="'samples' is a required"):
-        entries.numbers({"channels": [{"name": "c"}]})
+        named_numbers.numbers({"channels": [{"name": "c"}]})
     with pytest.raises(pyhf.exceptions.InvalidSpecification, match="'samples' is a required"):
-        entries.with_numbers({"channels": [{"name": "c"}]}, {})
+        named_numbers.with_numbers({"channels": [{"name": "c"}]}, {})
     twice = {"channels": [*spec["channels"], spec["channels"][0]]}
     with pytest.raises(ValueError, match="are both 'signal_region/signal: data'"):
-        entries.numbers(twice)
+        named_numbers.numbers(twice)
 
 
 def test_numbers_work_under_vmap_and_twice_differentiated():
     spec = models.shapesys([3.0, 5.0], [50.0, 60.0], [4.0, 6.0])
-    numbers = entries.numbers(spec)
+    numbers = named_numbers.numbers(spec)
 
     @jax.jit
     def density(numbers):
-        model = Model.from_spec(entries.with_numbers(spec, numbers))
+        model = from_spec(named_numbers.with_numbers(spec, numbers))
         return model.logpdf(jnp.array([1.2, 1.02, 0.97]), jnp.array([51.0, 66.0, 160.0, 90.0]))
 
     batch = renewed(numbers, numbers.vector * np.array([[1.0], [1.1]]))
@@ -592,10 +595,10 @@ def test_numbers_work_under_vmap_and_twice_differentiated():
 def test_assemble_and_write_round_trip(tmp_path):
     """A specification with trained numbers, written for pyhf and read again by both."""
     spec = models.everything()
-    trained = jax.tree.map(lambda vector: 1.05 * vector, entries.numbers(spec))
+    trained = jax.tree.map(lambda vector: 1.05 * vector, named_numbers.numbers(spec))
     trained = dict(trained) | {"lumi: bounds": [[0.4, 1.6]], "lumi: inits": [1.0]}
-    spec = entries.with_numbers(spec, trained)
-    model = Model.from_spec(spec)
+    spec = named_numbers.with_numbers(spec, trained)
+    model = from_spec(spec)
     observed = jnp.round(1.1 * model.expected_main(model.init))
     written = workspaces.write(
         workspaces.assemble(spec, observed, measurement="trained"), tmp_path / "trained.json"
@@ -613,9 +616,9 @@ def test_assemble_and_write_round_trip(tmp_path):
 
 def test_cls_is_the_same_after_writing():
     patched = workspaces.patched(background_only(), [ADD_SIGNAL])
-    trained = renewed(entries.numbers(patched), 1.07 * entries.numbers(patched).vector)
-    written = workspaces.write(entries.with_numbers(patched, trained))
-    value = hypotests.cls(*workspaces.read(entries.with_numbers(patched, trained))).observed
+    trained = renewed(named_numbers.numbers(patched), 1.07 * named_numbers.numbers(patched).vector)
+    written = workspaces.write(named_numbers.with_numbers(patched, trained))
+    value = hypotests.cls(*workspaces.read(named_numbers.with_numbers(patched, trained))).observed
     assert hypotests.cls(*workspaces.read(written)).observed == value
     reference = pyhf.Workspace(written)
     model = reference.model()
@@ -627,7 +630,7 @@ def test_cls_is_the_same_after_writing():
 def test_a_workspace_that_cannot_be_written_says_why():
     spec = models.shapesys([3.0, 5.0], [50.0, 60.0], [4.0, 6.0])
     complete = workspaces.assemble(spec, np.array([53.0, 61.0]))
-    nan = entries.with_numbers(complete, {"c/signal: data": [1.0, np.nan]})
+    nan = named_numbers.with_numbers(complete, {"c/signal: data": [1.0, np.nan]})
     with pytest.raises(ValueError, match=r"c/signal: data\[1\] is nan"):
         workspaces.write(nan)
     with pytest.raises(ValueError, match=r"observed has shape \(3,\), but the model has 2 bins"):
@@ -637,10 +640,10 @@ def test_a_workspace_that_cannot_be_written_says_why():
 
     @jax.jit
     def traced(numbers):
-        workspaces.write(entries.with_numbers(complete, numbers))
+        workspaces.write(named_numbers.with_numbers(complete, numbers))
 
     with pytest.raises(ValueError, match=r"channels\[0\].samples\[0\].data is a traced value"):
-        traced(entries.numbers(complete))
+        traced(named_numbers.numbers(complete))
 
 
 def big(shapes):
@@ -655,9 +658,9 @@ def big(shapes):
 def test_cost_of_tracing_does_not_grow_with_the_number_of_modifiers():
     def equations(spec):
         def nominal(numbers):
-            return Model.from_spec(entries.with_numbers(spec, numbers)).shift_up
+            return from_spec(named_numbers.with_numbers(spec, numbers)).shift_up
 
-        return len(jax.make_jaxpr(nominal)(entries.numbers(spec)).eqns)
+        return len(jax.make_jaxpr(nominal)(named_numbers.numbers(spec)).eqns)
 
     assert equations(big(50)) == equations(big(5)) < 60
 
@@ -665,7 +668,7 @@ def test_cost_of_tracing_does_not_grow_with_the_number_of_modifiers():
 def test_what_is_not_traced_stays_known():
     @jax.jit
     def check(signal):
-        model = Model.from_spec(models.shapesys(signal, [50.0, 60.0], [4.0, 6.0]))
+        model = from_spec(models.shapesys(signal, [50.0, 60.0], [4.0, 6.0]))
         traced = {name for name in vars(model) if isinstance(getattr(model, name), jax.core.Tracer)}
         assert traced == {"nominal"}
         return model.nominal
@@ -678,6 +681,6 @@ def test_names_of_samples_do_not_make_another_structure():
     for each in other["channels"]:
         for sample in each["samples"]:
             sample["name"] = f"another {sample['name']}"
-    assert Model.from_spec(one).structure is Model.from_spec(other).structure
+    assert from_spec(one).structure is from_spec(other).structure
     other["channels"][0]["name"] = "another region"
-    assert Model.from_spec(one).structure is not Model.from_spec(other).structure
+    assert from_spec(one).structure is not from_spec(other).structure

@@ -21,8 +21,9 @@ from everwillow.hypotest.distributions import QTildeAsymptotic
 from everwillow.hypotest.results import TestStatResult
 from everwillow.statelib import State
 
-from nablab.infer import hypotests, interpolation
-from nablab.infer.histfactory import Model
+from nablab.infer import hypotests
+from nablab.model import interpolation
+from nablab.model.histfactory import from_spec
 
 MODELS = [("histosys", 5), ("histosys", 20)]
 MODELS += [("shapesys", bins) for bins in (2, 20, 100, 1000)]
@@ -59,7 +60,7 @@ def specification(signal, background, uncertainty, kind="shapesys", channel="cha
 
 def nablab_cls(kind, channel, *arrays):
     spec = specification(*arrays, kind, channel)
-    return hypotests.expected_cls(Model.from_spec(spec)).median
+    return hypotests.expected_cls(from_spec(spec)).median
 
 
 def shapesys_likelihood(signal, background, uncertainty):

@@ -20,8 +20,8 @@ import numpy as np
 import optimistix
 from flax import nnx
 
-from nablab.infer import hypotests
-from nablab.infer.histfactory import Model
+from nablab.infer import mle
+from nablab.model.histfactory import from_spec
 
 BINS, MANY, ROUNDS = (5, 20), 1000, 100
 SOLVERS = {
@@ -56,9 +56,9 @@ def nablab_fit(bins, signal, background, up):
             "modifiers": [{"name": "shape", "type": "histosys", "data": shape}],
         },
     ]
-    model = Model.from_spec({"channels": [{"name": f"bins_{bins}", "samples": samples}]})
+    model = from_spec({"channels": [{"name": f"bins_{bins}", "samples": samples}]})
     counts = jnp.append(data(signal, background, up), 0.0)
-    return hypotests.best_fit(model, counts).parameters[model.poi_index]
+    return mle.best_fit(model, counts).parameters[model.poi_index]
 
 
 class Parameters(NamedTuple):

@@ -21,7 +21,7 @@ import numpy as np
 from size import specification
 
 from nablab.infer import hypotests
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 
 ROWS = [(30, 100), (300, 300), (3000, 3000)]
 MOST_ARRAYS = 1000  # of a specification, each of which is an argument of the compiled function
@@ -35,7 +35,7 @@ def of_the_numbers(spec, function):
 
     def of_numbers(numbers):
         filled = dict(enumerate(leaves)) | dict(zip(places, numbers, strict=True))
-        return function(Model.from_spec(tree.unflatten(filled.values())))
+        return function(from_spec(tree.unflatten(filled.values())))
 
     return of_numbers, [jnp.asarray(leaves[place]) for place in places]
 
@@ -103,10 +103,8 @@ def row(name, parameters, bins, function, argument) -> list[str]:
 def measure(parameters: int, bins: int) -> None:
     """Print the cells of three rows."""
 
-    from nablab.infer.histfactory import Model
-
     spec = specification(bins, parameters)
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     generator = np.random.default_rng(1)
     point = model.init + 0.1 * generator.normal(size=model.init.shape) * (model.init == 0)
     point = point.at[model.poi_index].set(1.1)

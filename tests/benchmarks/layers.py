@@ -11,7 +11,7 @@ import numpy as np
 from cls import print_table, seconds, specification, yields
 
 from nablab.infer import hypotests
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 
 BINS = (100, 300, 1000)
 OWN = {"none": (), "shapesys": ("shapesys",), "shapesys and staterror": ("shapesys", "staterror")}
@@ -25,7 +25,7 @@ def expected_cls(own, arrays):
     for kind in own:
         modifier = {"name": kind, "type": kind, "data": 0.1 * background["data"]}
         background["modifiers"].append(modifier)
-    result = hypotests.expected_cls(Model.from_spec(spec))
+    result = hypotests.expected_cls(from_spec(spec))
     return result.median, result.converged
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from nablab.infer import limits
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import Model, from_spec
 
 SIGNAL = jnp.array([5.0, 10.0])
 UNCERTAINTIES = {
@@ -28,7 +28,7 @@ def model_of(signal, kind: str) -> Model:
         {"name": "signal", "data": signal, "modifiers": mu},
         {"name": "background", "data": [50.0, 60.0], "modifiers": uncertainty},
     ]
-    return Model.from_spec({"channels": [{"name": "c", "samples": samples}]})
+    return from_spec({"channels": [{"name": "c", "samples": samples}]})
 
 
 def main():

@@ -22,9 +22,10 @@ sys.path[:0] = [str(ROOT / "utils"), str(ROOT / "tests")]
 import hard_models  # noqa: E402
 
 import fetch_data  # noqa: E402
-from nablab.infer import hypotests, workspaces  # noqa: E402
+from nablab.infer import mle  # noqa: E402
 from nablab.infer.certificates import Status  # noqa: E402
-from nablab.infer.histfactory import Model  # noqa: E402
+from nablab.model import workspaces  # noqa: E402
+from nablab.model.histfactory import from_spec  # noqa: E402
 
 DATA, STARTS, APART = fetch_data.folder(), 200, 1e-6
 SBOTTOM = Path(fetch_data.SBOTTOM)
@@ -61,7 +62,7 @@ def case(number):
     rng, family = np.random.default_rng(1000 + number), FAMILIES[number % len(FAMILIES)]
     if family == "random shapes":
         spec, counts = hard_models.many_shapes(int(rng.integers(20, 80)), rng.integers(8, 30), rng)
-        model = Model.from_spec(spec)
+        model = from_spec(spec)
     else:
         model = part("ttbar, lepton + jets" if family == "strained" else family, rng)
         alphas = np.isin(np.arange(len(model.init)), model.structure.interpolated)
@@ -109,9 +110,9 @@ def main():
         excesses = []
         for mu in (None, 0.0, 1.0):
             fit = (
-                hypotests.best_fit(model, data)
+                mle.best_fit(model, data)
                 if mu is None
-                else hypotests.fixed_poi_fit(model, data, mu)
+                else mle.best_fit(model, data, held={model.poi_index: mu})
             )
             excess = float(fit.value) - lowest_of_many(model, data, mu)
             status = Status(int(fit.certificate.status))

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from nablab.data import toys
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import kde_counts
 from nablab.train import loop, networks, objectives
 
@@ -42,7 +42,7 @@ def model(apply, params, events):
         observable = jax.nn.sigmoid(apply(params, x)[:, 0].astype(float))
         return kde_counts(observable, EDGES, bandwidth=BANDWIDTH).values / len(x)
 
-    return Model.from_spec(spec({name: EXPECTED[name] * counts(x) for name, x in events.items()}))
+    return from_spec(spec({name: EXPECTED[name] * counts(x) for name, x in events.items()}))
 
 
 def cross_entropy(apply, params, events):

@@ -22,7 +22,7 @@ import numpy as np
 from neos import ADAM, EXPECTED, spec
 
 from nablab.data import toys
-from nablab.infer.histfactory import Model
+from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import hard_counts, kde_counts
 from nablab.train import loop, networks, objectives
 
@@ -58,7 +58,7 @@ def model_of(apply, bins, bandwidth):
             found[name] = (
                 EXPECTED[name] * counts(observable, edges, bandwidth=bandwidth).values / len(x)
             )
-        return Model.from_spec(spec(found))
+        return from_spec(spec(found))
 
     return model
 

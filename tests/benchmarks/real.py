@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from cls import print_table, seconds
 
-from nablab.infer import hypotests, limits, workspaces
+from nablab.infer import hypotests, limits
+from nablab.model import workspaces
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "utils"), str(ROOT / "tests")]

@@ -17,6 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from nablab.infer import mle
+
 SAMPLES = {"signal": 0.3, "top": 1.0, "jets": 0.6, "multijet": 0.2}  # relative size
 ROWS = [(100, 30, 1), (300, 300, 1), (1000, 1000, 1), (3000, 4000, 1), (3000, 4000, 4)]
 
@@ -51,7 +53,7 @@ def specification(bins: int = 3000, parameters: int = 4000, spread: int = 1) -> 
 
 def measure(bins: int, parameters: int, spread: int) -> None:
     """Print the entries of one row."""
-    from nablab.infer.histfactory import Model
+    from nablab.model.histfactory import from_spec
 
     spec = specification(bins, parameters, spread)
     numbers = sum(
@@ -59,7 +61,7 @@ def measure(bins: int, parameters: int, spread: int) -> None:
         for sample in spec["channels"][0]["samples"]
     )
     start = time.perf_counter()
-    model = Model.from_spec(spec)
+    model = from_spec(spec)
     building, built = time.perf_counter() - start, peak()
     del spec
     row = [bins, len(model.init), f"{numbers / 1e6:.3g}", f"{building:.1f}", f"{built:.2f}"]
@@ -70,15 +72,13 @@ def fit(model) -> list[str]:
     """Seconds of the fit, and of the fit with its gradient, compiling apart; and what it found."""
     import jax
 
-    from nablab.infer import hypotests
-
     data = shifted(model)
     yields = model.nominal, model.shift_down, model.shift_up
 
     def best(model, yields):
         nominal, down, up = yields
         model = replace(model, nominal=nominal, shift_down=down, shift_up=up)
-        return hypotests.best_fit(model, data)
+        return mle.best_fit(model, data)
 
     def with_gradient(model, yields):
         def mu(yields):

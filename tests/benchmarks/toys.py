@@ -14,15 +14,15 @@ import numpy as np
 import pyhf
 from cls import print_table, specification, yields
 
-from nablab.infer import hypotests, toy_tests
-from nablab.infer.histfactory import Model
+from nablab.infer import pseudoexperiments, test_statistics
+from nablab.model.histfactory import from_spec
 
 BINS, TOYS = (1, 5, 20, 100), {1: 10_000, 5: 10_000, 20: 10_000, 100: 1_000}
 PYHF_TOYS = {1: 50, 5: 20, 20: 10, 100: 3}  # in each round
 ROUNDS = 3
 STATISTICS = {
-    "q0": (hypotests.q0, pyhf.infer.test_statistics.q0, None),
-    "q-mu-tilde": (hypotests.qmu_tilde, pyhf.infer.test_statistics.qmu_tilde, 1.0),
+    "q0": (test_statistics.q0, pyhf.infer.test_statistics.q0, None),
+    "q-mu-tilde": (test_statistics.qmu_tilde, pyhf.infer.test_statistics.qmu_tilde, 1.0),
 }
 PACKAGES = ("nablab", "pyhf", "jax", "numpy", "scipy")
 KEY = jax.random.key(0)
@@ -44,12 +44,12 @@ def compare(bins: int, name: str) -> list:
     """A row of the table."""
     statistic, pyhf_statistic, mu = STATISTICS[name]
     arrays = yields(bins)
-    model = Model.from_spec(specification(*arrays))
+    model = from_spec(specification(*arrays))
     reference = pyhf.Model(specification(*(array.tolist() for array in arrays)), poi_name="mu")
     truth = model.parameters(0.0 if mu is None else mu)
 
     def throw(toys):
-        return toy_tests.distribution(
+        return pseudoexperiments.distribution(
             statistic, model, truth, KEY, toys=toys, mu=mu, progress=False
         )
 
@@ -59,7 +59,7 @@ def compare(bins: int, name: str) -> list:
         duration, toys = seconds(throw, TOYS[bins])
         times.append(duration)
         some = slice(turn * PYHF_TOYS[bins], (turn + 1) * PYHF_TOYS[bins])
-        data = toy_tests.sample(model, truth, KEY, ROUNDS * PYHF_TOYS[bins])[some]
+        data = pseudoexperiments.sample(model, truth, KEY, ROUNDS * PYHF_TOYS[bins])[some]
         duration, values = seconds(pyhf_values, pyhf_statistic, mu, reference, np.asarray(data))
         pyhf_times.append(duration)
         apart.extend(np.abs(values - toys.values[some]))

@@ -1,6 +1,6 @@
 """Fits as fixed points: a minimum is where its own update stands still, x = update(x, theta).
 
-These are written to be taught; an analysis calls :func:`nablab.infer.fits.minimize`.
+These are written to be taught; an analysis calls :func:`nablab.infer.minimizer.minimize`.
 """
 
 from collections.abc import Callable

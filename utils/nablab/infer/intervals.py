@@ -10,9 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import boxes, hypotests, toy_tests
+from nablab.infer import bounds, pseudoexperiments
+from nablab.infer._calls import compiled, non_negative
 from nablab.infer.certificates import Certificate, all_converged
-from nablab.infer.histfactory import Model
+from nablab.infer.test_statistics import tmu
+from nablab.model.histfactory import Model
 
 FIELDS = [
     "lower",
@@ -98,7 +100,7 @@ def feldman_cousins(
     the values that toys are thrown with. Toys of all points share their random numbers, so
     that the p-value is a smooth function of the point wherever it truly is.
 
-    Does not work under ``jit``, ``grad`` or ``vmap``: see :mod:`nablab.infer.toy_tests`.
+    Does not work under ``jit``, ``grad`` or ``vmap``: see :mod:`nablab.infer.pseudoexperiments`.
 
     Args:
         model: the likelihood.
@@ -117,15 +119,15 @@ def feldman_cousins(
         ValueError: a grid outside of the bounds or not increasing, a confidence that is not between
             0 and 1, or data that do not fit the model.
     """
-    model = hypotests._non_negative(model)
+    model = non_negative(model)
     checks.edges("grid", grid)
-    boxes.check(model, model.poi_index, "grid", grid)
+    bounds.check(model, model.poi_index, "grid", grid)
     checks.fraction("confidence", confidence)
     lowest = model.lower[model.poi_index]
     grid = jnp.asarray(grid, dtype=float)
     observed, best, fixed = _scan(model, data, grid)
-    thrown = toy_tests._throw(
-        hypotests.tmu,
+    thrown = pseudoexperiments._throw(
+        tmu,
         model,
         fixed.parameters,
         np.asarray(grid),
@@ -133,19 +135,19 @@ def feldman_cousins(
         toys,
         progress,
     )
-    p_values, p_errors = jax.vmap(toy_tests.p_value)(thrown.values, observed)
+    p_values, p_errors = jax.vmap(pseudoexperiments.p_value)(thrown.values, observed)
     ends = _ends(grid, p_values, p_errors, 1.0 - confidence, lowest)
     certificates = (best.certificate, fixed.certificate)
     confidence = jnp.asarray(confidence, dtype=float)
     return Interval(*ends, confidence, grid, p_values, p_errors, thrown.failed, certificates)
 
 
-@hypotests._compiled
+@compiled
 def _scan(model, data, grid):
     """The test statistic of the data, and the two fits behind it, at each point."""
 
     def point(mu):
-        result = hypotests.tmu(model, data, mu)
+        result = tmu(model, data, mu)
         return result.value, result.best_fit, result.fixed_fit
 
     return jax.vmap(point)(grid)

@@ -16,21 +16,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import boxes
-from nablab.infer.boxes import outside
+from nablab.infer import bounds
+from nablab.infer._calls import compiled
+from nablab.infer._envelope import lowest_deviance
+from nablab.infer.bounds import outside
 from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by, failure, refuse
-from nablab.infer.envelope import lowest_deviance
-from nablab.infer.histfactory import Model
-from nablab.infer.hypotests import (
-    BAND,
-    _compiled,
-    _distance,
-    _each,
-    _fits,
-    _for_statistic,
-    _log_cls,
-    _root,
-)
+from nablab.infer.hypotests import BAND, distance_to_median, for_statistic, log_cls, root_of
+from nablab.infer.mle import each, fits
+from nablab.model.histfactory import Model
 
 TOLERANCE = 1e-11  # of the limit, relative
 LARGEST_STEP = 3.0  # of the logarithm of the limit: a factor of 20
@@ -162,20 +155,20 @@ def expected_upper_limit(
 
 def _check(model, confidence) -> None:
     checks.fraction("confidence", confidence)
-    boxes.check(model, model.poi_index, "the signal strength that a limit is compared with", 0.0)
-    boxes.check_free(model, model.poi_index, "find a limit on it")
+    bounds.check(model, model.poi_index, "the signal strength that a limit is compared with", 0.0)
+    bounds.check_free(model, model.poi_index, "find a limit on it")
 
 
-@_compiled
+@compiled
 def _upper_limit(model, data, confidence, test_statistic):
-    model = _for_statistic(model, test_statistic)
-    best, background = _fits(model, data, None, 0.0)
+    model = for_statistic(model, test_statistic)
+    best, background = fits(model, data, {}, {model.poi_index: 0.0})
     asimov = model.expected_data(background.parameters)
 
     def residual_of(q, poi):
-        root = _root(jnp.where(best.parameters[model.poi_index] < poi[0], q[0], 0.0))
-        root_asimov = _root(q[1:])
-        distance = _distance(root, root_asimov[0], test_statistic)
+        root = root_of(jnp.where(best.parameters[model.poi_index] < poi[0], q[0], 0.0))
+        root_asimov = root_of(q[1:])
+        distance = distance_to_median(root, root_asimov[0], test_statistic)
         return _residual(jnp.concatenate([distance[None], BAND]), root_asimov, confidence)
 
     # The observed limit needs two fits, to the data and to the Asimov data; the others need one.
@@ -200,7 +193,7 @@ def _expected_upper_limit(model, confidence):
         jnp.stack(5 * [truth]),
         jnp.zeros(5),
         (0, 1, 2, 3, 4),
-        lambda q, poi: _residual(BAND, _root(q), confidence),
+        lambda q, poi: _residual(BAND, root_of(q), confidence),
     )
     return UpperLimit(jnp.full((), jnp.nan), limits, status, (ends.certificate,))
 
@@ -211,7 +204,7 @@ def _residual(distance, root_asimov, confidence):
     As a function of log mu this is close to a straight line over any number of decades: of slope 1
     for small mu (CLs falls linearly from 1) and at most 2 for large ones (as a normal tail).
     """
-    return jnp.log(-_log_cls(distance, root_asimov)) - jnp.log(-jnp.log1p(-confidence))
+    return jnp.log(-log_cls(distance, root_asimov)) - jnp.log(-jnp.log1p(-confidence))
 
 
 def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
@@ -224,18 +217,18 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     which = jnp.array(limit_of_dataset)
     still = jax.lax.stop_gradient
 
-    def fits(log_limits, near, first):
+    def fits_at(log_limits, near, first):
         def fit(poi_data_near):
             poi, data, near = poi_data_near
-            return _fits(still(model), data, poi, near=near, anywhere=first)[0]
+            return fits(still(model), data, {model.poi_index: poi}, near=near, anywhere=first)[0]
 
-        return _each(model, fit, (jnp.exp(log_limits)[which], still(datasets), near))
+        return each(model, fit, (jnp.exp(log_limits)[which], still(datasets), near))
 
     def residual(log_limits, deviances):
         return residual_of(deviances - minima, jnp.exp(log_limits)[which])
 
     def evaluate(log_limits, near, first):
-        fit = fits(log_limits, near, first)
+        fit = fits_at(log_limits, near, first)
 
         def with_parameters_held(log_limits):
             """At a minimum the slope is the same as if the other parameters did not follow."""
@@ -260,7 +253,7 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             return lowest_deviance(model, data, poi, end)
 
         return residual(
-            log_limits, _each(model, deviance, (jnp.exp(log_limits)[which], datasets, ends))
+            log_limits, each(model, deviance, (jnp.exp(log_limits)[which], datasets, ends))
         )
 
     def solve_linear(linear, right_hand_side):

@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import fisher, hypotests
-from nablab.infer.histfactory import Model
+from nablab.infer import diagnostics
+from nablab.infer.mle import best_fit
+from nablab.model.histfactory import Model
 
 BLOCK = 100  # draws of each chain between two movements of the progress bar
 LARGEST_R_HAT = 1.01  # arXiv:1903.08008, section 2
@@ -118,7 +119,7 @@ def sample(
     if not free:
         raise ValueError("all parameters of the model are fixed: nothing to sample")
     data = jnp.asarray(data, dtype=float)
-    best = hypotests.best_fit(model, data)
+    best = best_fit(model, data)
     start_key, warmup_key, draw_key = jax.random.split(key, 3)
     starts = _starts(model, best.parameters, free, start_key, chains)
     with tqdm(total=draws, unit="draw", disable=not progress, leave=False) as bar:
@@ -200,7 +201,7 @@ def _inside(model, free, z):
 def _starts(model, best, free, key, chains):
     """Starting points of the chains, in coordinates without bounds."""
     lower, upper = model.lower[free,], model.upper[free,]
-    variances = jnp.diagonal(fisher.covariance(model, best))[free,]
+    variances = jnp.diagonal(diagnostics.covariance(model, best))[free,]
     # A direction without effect on the data has no variance: start it anywhere.
     known = jnp.isfinite(variances) & (variances > 0)
     widths = jnp.where(known, jnp.sqrt(jnp.where(known, variances, 1.0)), upper - lower)

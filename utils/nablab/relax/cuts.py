@@ -41,7 +41,7 @@ def soft_cut(
     Args:
         x: the feature, in its own unit; or several features in the last axis, with one threshold
             (and slope) for each. A list, a pandas column or a flat awkward array will do; jagged
-            objects are padded first (:func:`nablab.relax.objects.pad_objects`).
+            objects are padded first (:func:`nablab.relax.objects.padding.pad_objects`).
         above: where the weight is 1/2 on the way up, in the unit of ``x``.
         slope: steepness, in 1/(unit of ``x``). For each profile the derivative at the threshold is
             ``slope / 4``; a sigmoid rises from 0.27 to 0.73 within ``1 / slope`` on either side.

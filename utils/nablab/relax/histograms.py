@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Column, Numbers
-from nablab.relax import gauss_transform
+from nablab.relax import _gauss_transform
 from nablab.relax.kernels import KERNELS, named
 
 BLOCK = 8192
@@ -79,7 +79,7 @@ def kde_counts(
     checks.positive("bandwidth", bandwidth)
     if kde_method(x.shape[0], kernel=kernel) == "fast Gauss transform":
         width = jnp.asarray(bandwidth, dtype=float)
-        counts = Counts(*gauss_transform.counts(x, edges, width, weights, fold_tails))
+        counts = Counts(*_gauss_transform.counts(x, edges, width, weights, fold_tails))
     else:
         counts = direct_kde_counts(
             x, edges, bandwidth=bandwidth, weights=weights, fold_tails=fold_tails, kernel=kernel

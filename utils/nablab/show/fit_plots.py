@@ -26,7 +26,7 @@ def sensitivity(
 
     Args:
         ax: where to draw.
-        slopes: ``{channel: {sample: [bins]}}``, as from ``readings.sensitivity_map``.
+        slopes: ``{channel: {sample: [bins]}}``, as from ``diagnostics.sensitivity_map``.
         label: what the colour means, written at a colour bar; without it, there is none.
 
     The colour grows with the root of the number, as signal events weigh far more than background

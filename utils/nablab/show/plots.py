@@ -19,26 +19,7 @@ from matplotlib.patches import Patch, StepPatch
 from PIL import Image
 
 from nablab.checks import Numbers
-from nablab.show.emblem import chain, chain_svg
 from nablab.show.palette import COLOUR, DECISION_COLOURS, INK, SAMPLES
-
-__all__ = [
-    "COLOUR",
-    "caption",
-    "chain",
-    "chain_svg",
-    "curve",
-    "cut_line",
-    "decision",
-    "encode",
-    "events_2d",
-    "figure",
-    "gradient_arrow",
-    "key",
-    "png",
-    "stacked",
-    "steps",
-]
 
 CUT_DASHES = (0, (4, 2))
 BAND = {"facecolor": "none", "edgecolor": COLOUR["uncertainty"], "hatch": "//////"}
@@ -58,7 +39,7 @@ class Picture(Figure):
 
 
 def _resize(picture: Figure, width: int, height: int) -> None:
-    # A hair more than asked, because canvases round the number of pixels down.
+    # Slightly more than asked, because canvases round the number of pixels down.
     picture.set_size_inches((width + 1e-3) / picture.dpi, (height + 1e-3) / picture.dpi)
 
 
@@ -96,10 +77,10 @@ def png(picture: Figure) -> bytes:
     buffer = io.BytesIO()
     picture.savefig(buffer, format="raw", dpi=picture.dpi)
     width, height = picture.canvas.get_width_height()
-    return encode(np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4))
+    return to_png(np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4))
 
 
-def encode(pixels: UInt8[np.ndarray, "height width 4"]) -> bytes:
+def to_png(pixels: UInt8[np.ndarray, "height width 4"]) -> bytes:
     """Opaque pixels as a small PNG."""
     colours = Image.fromarray(pixels).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
@@ -107,8 +88,8 @@ def encode(pixels: UInt8[np.ndarray, "height width 4"]) -> bytes:
     return buffer.getvalue()
 
 
-def key(ax: Axes, location: str = "best", **labels: str) -> Artist:
-    """A legend made of the fixed colours: ``key(ax, soft="soft counts", data="toy data")``.
+def legend(ax: Axes, location: str = "best", **labels: str) -> Artist:
+    """A legend made of the fixed colours: ``legend(ax, soft="soft counts", data="toy data")``.
 
     Raises ``ValueError`` for a name that has no colour.
     """
@@ -161,7 +142,7 @@ def _band(ax: Axes, low, high, edges) -> Artist:
     return _stairs(ax, high, edges, base=low, fill=True, lw=0, zorder=3, **BAND)
 
 
-def steps(
+def outline(
     ax: Axes,
     counts: Real[Numbers, "bins"],
     edges: Real[Numbers, "edges"],
@@ -224,7 +205,7 @@ def events_2d(ax: Axes, samples: dict[str, Real[Numbers, "events 2"]], size=4) -
     return artists
 
 
-def decision(
+def decision_map(
     ax: Axes,
     values: Real[Numbers, "rows columns"],
     extent: tuple,

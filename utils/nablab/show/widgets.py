@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from nablab.show import sweeps
 from nablab.show.movies import painter
-from nablab.show.plots import encode
+from nablab.show.plots import to_png
 
 
 def explore(figure: Figure, update: Callable, **sliders) -> "Explorer":
@@ -144,7 +144,7 @@ class Explorer(ipywidgets.VBox):
     @property
     def stored_image(self) -> bytes:
         """The same, smaller: it takes longer to make."""
-        return encode(self._pixels)
+        return to_png(self._pixels)
 
     @property
     def message(self) -> str:

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import fisher, hypotests, limits, matrices
-from nablab.infer.histfactory import Model
+from nablab.infer import diagnostics, hypotests, limits, linalg
+from nablab.model.histfactory import Model
 
 # Fewer background events than this count as this many: the formula diverges at 0.
 SMALLEST_BACKGROUND = 1e-9
@@ -159,7 +159,7 @@ def poi_variance(
     information = (slopes * weights * known) @ slopes.T
     if widths is not None:
         information += jnp.diag(1.0 / jnp.asarray(widths) ** 2)
-    return matrices.inverse(information)[0, 0]
+    return linalg.inverse(information)[0, 0]
 
 
 def log_cls(
@@ -193,7 +193,7 @@ def log_limit(model: Model, *, confidence: Float[Numbers, ""] | float = 0.95) ->
 
 def sigma_mu(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
     """Expected standard deviation of the signal strength at ``mu`` (INFERNO, arXiv:1806.04743)."""
-    return fisher.poi_uncertainty(model, mu)
+    return diagnostics.poi_uncertainty(model, mu)
 
 
 def log_generalised_variance(
@@ -204,8 +204,8 @@ def log_generalised_variance(
     The volume of the joint confidence region: small if signal strength *and* nuisance parameters
     are measured well, which is not always wanted (D-optimality; over-constraints).
     """
-    information = fisher.information(model, model.parameters(mu))
-    return -matrices.log_determinant(information + jnp.diag(model.fixed * 1.0))
+    information = diagnostics.information(model, model.parameters(mu))
+    return -linalg.log_determinant(information + jnp.diag(model.fixed * 1.0))
 
 
 def dependence(
