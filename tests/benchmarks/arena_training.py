@@ -81,7 +81,7 @@ def decision_map(names, params):
 def compete(names, competitor, batch):
     """The trainings of one competitor, a row for each seed, and their processor seconds."""
     began = time.process_time()
-    trained = names["train"](competitor, list(SEEDS), batch)
+    trained = names["compete"](competitor, list(SEEDS), batch)
     seconds = time.process_time() - began
     rows = []
     for seed, by_step in zip(SEEDS, trained, strict=True):

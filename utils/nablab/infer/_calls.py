@@ -33,7 +33,7 @@ def compiled(
             given.apply_defaults()
             kind = given.arguments.get("test_statistic", function.__name__)
             within = non_negative(model) if kind.endswith("tilde") else model
-            check_held(within, function.__name__, holds, given.arguments, tests)
+            check_held(within, function.__name__, holds, given.arguments, tests=tests)
         return jitted(model, jnp.asarray(data, dtype=float), *args, **kwargs)
 
     return checked
