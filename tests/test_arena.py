@@ -125,7 +125,7 @@ def test_upper_limit_on_the_landscape(page):
     h = page["landscape"](7.0, -4.0)
     limit = float(jnp.exp(page["METRICS"]["upper limit"](h)))
     alphas = np.linspace(-5, 5, 20_001)
-    found = page["model"](h)
+    found = page["likelihood"](h)
     data = found.expected_data(found.parameters(0.0))
     at = np.tile(found.parameters(limit), (len(alphas), 1))
     at[:, 1 - found.poi_index] = alphas
