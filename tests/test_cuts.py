@@ -13,7 +13,6 @@ from nablab.relax.cuts import (
     hard_cut,
     hard_ellipse,
     log_soft_cut,
-    log_soft_ellipse,
     soft_cut,
     soft_ellipse,
     spread,
@@ -192,7 +191,6 @@ def test_ellipse(profile, slope):
     where = (1.0, 2.0), (2.0, 0.5)
     how = {"angle": 0.4, "slope": slope, "profile": profile}
     np.testing.assert_allclose(soft_ellipse(x, y, *where, **how), 0.5, atol=1e-13)
-    np.testing.assert_allclose(log_soft_ellipse(x, y, *where, **how), np.log(0.5), atol=1e-13)
     inside, outside = (
         hard_ellipse(1 + (x - 1) * f, 2 + (y - 2) * f, *where, **how) for f in (0.999, 1.001)
     )

@@ -55,7 +55,7 @@ def test_no_setting_with_a_default_follows_the_data_by_position(function):
 
 def test_the_rule_sees_what_it_is_for():
     found = {p.id for p in public_functions()}
-    assert {"relax.histograms.hard_counts", "train.objectives.poi_variance"} <= found
+    assert {"relax.histograms.hard_counts", "train.objectives.dependence"} <= found
     assert {"infer.limits.upper_limit", "data.opendata.split"} <= found
     assert len(found) > 100
 

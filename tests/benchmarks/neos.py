@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from nablab.data import toys
+from nablab.infer import diagnostics
 from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import kde_counts
 from nablab.train import loop, networks, objectives
@@ -54,7 +55,7 @@ def tasks(hidden):
     """Name: objective and samples."""
     apply, _ = networks.mlp((2, *hidden, 1), jax.random.key(0))
     through_model = {
-        "INFERNO (sigma of mu)": objectives.sigma_mu,
+        "INFERNO (sigma of mu)": diagnostics.poi_uncertainty,
         "neos (CLs)": objectives.log_cls,
         "p0": objectives.log_p0,
         "upper limit": objectives.log_limit,

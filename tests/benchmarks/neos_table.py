@@ -22,6 +22,7 @@ import numpy as np
 from neos import ADAM, EXPECTED, spec
 
 from nablab.data import toys
+from nablab.infer import diagnostics
 from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import hard_counts, kde_counts
 from nablab.train import loop, networks, objectives
@@ -77,7 +78,7 @@ def objective_of(loss, apply, model):
 
     def inferno(mu):
         return lambda params, events: (
-            objectives.sigma_mu(model(params, events, kde_counts), mu) ** 2
+            diagnostics.poi_uncertainty(model(params, events, kde_counts), mu) ** 2
         )
 
     def cls(params, events):
@@ -102,8 +103,8 @@ def hard_figures(model):
         background = found.expected_data(found.parameters(0.0))[: found.structure.main_bins]
         return {
             "CLs": jnp.exp(objectives.log_cls(found)),
-            "sigma_1": objectives.sigma_mu(found, 1.0),
-            "sigma_0": objectives.sigma_mu(found, 0.0),
+            "sigma_1": diagnostics.poi_uncertainty(found, 1.0),
+            "sigma_0": diagnostics.poi_uncertainty(found, 0.0),
             "simulated": jnp.min(background) * HELD_OUT / EXPECTED["background"],
         }
 

@@ -6,13 +6,12 @@ from nablab.relax.cuts import (
     hard_cut,
     hard_ellipse,
     log_soft_cut,
-    log_soft_ellipse,
     soft_cut,
     soft_ellipse,
     spread,
     warn_of_preselection,
 )
-from nablab.relax.edges import ordered_edges, quantile_edges, raw_widths
+from nablab.relax.edges import ordered_edges
 from nablab.relax.estimators import (
     boundary_gradient,
     score_function_gradient,
@@ -39,12 +38,9 @@ __all__ = [
     "kde_counts",
     "kde_counts_2d",
     "log_soft_cut",
-    "log_soft_ellipse",
     "objects",
     "ordered_edges",
     "probe",
-    "quantile_edges",
-    "raw_widths",
     "score_function_gradient",
     "soft_cut",
     "soft_ellipse",

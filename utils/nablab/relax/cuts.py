@@ -130,11 +130,6 @@ def soft_ellipse(
     return soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope=slope, profile=profile)
 
 
-def log_soft_ellipse(x, y, centre, radii, *, angle=0.0, slope=1.0, profile="sigmoid"):
-    """Logarithm of :func:`soft_ellipse`, as :func:`log_soft_cut` is that of :func:`soft_cut`."""
-    return log_soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope=slope, profile=profile)
-
-
 def hard_ellipse(x, y, centre, radii, *, angle=0.0, slope=None, profile=None):
     """Weight 1 inside of the ellipse and 0 elsewhere; arguments as for :func:`soft_ellipse`."""
     return hard_cut(_inside(x, y, centre, radii, angle), 0.0)

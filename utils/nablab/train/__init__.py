@@ -14,10 +14,8 @@ from nablab.train.objectives import (
     log_generalised_variance,
     log_limit,
     log_p0,
-    poi_variance,
     reversed_gradient,
     s_over_sqrt_b,
-    sigma_mu,
 )
 
 __all__ = [
@@ -37,10 +35,8 @@ __all__ = [
     "log_limit",
     "log_p0",
     "mlp",
-    "poi_variance",
     "reversed_gradient",
     "s_over_sqrt_b",
-    "sigma_mu",
     "train",
     "train_seeds",
 ]
