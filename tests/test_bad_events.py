@@ -68,13 +68,13 @@ def test_counts_of_a_bad_event_are_nan_or_an_error(histogram, fold_tails):
         return histogram(x, EDGES, bandwidth=0.2, weights=weights, fold_tails=fold_tails)
 
     compiled = jax.jit(counts)
-    assert np.all(np.isfinite(np.array(compiled(EVENTS, ONES))))
+    assert np.all(np.isfinite(np.array(compiled(EVENTS, ONES)[:2])))
     for bad in (np.nan, np.inf, -np.inf):
         for name, arguments in {
             "x": (replaced(EVENTS, bad), ONES),
             "weights": (EVENTS, replaced(ONES, bad)),
         }.items():
-            assert np.all(np.isnan(np.array(compiled(*arguments))))
+            assert np.all(np.isnan(np.array(compiled(*arguments)[:2])))
             with pytest.raises(ValueError, match=rf"^{name}\[17\] is -?(nan|inf): not finite$"):
                 counts(*arguments)
 
@@ -110,7 +110,7 @@ def test_bandwidths_that_are_refused_give_nan(name, bandwidth):
     def counts(bandwidth):
         return HISTOGRAMS[name](EVENTS, EDGES, bandwidth=bandwidth)
 
-    assert np.all(np.isnan(np.array(jax.jit(counts)(bandwidth))))
+    assert np.all(np.isnan(np.array(jax.jit(counts)(bandwidth)[:2])))
     with pytest.raises(ValueError, match=r"^bandwidth"):
         counts(bandwidth)
 
@@ -120,7 +120,7 @@ def test_edges_that_are_refused_give_nan(histogram, edges):
     def counts(edges):
         return histogram(EVENTS, edges, bandwidth=0.2)
 
-    assert np.all(np.isnan(np.array(jax.jit(counts)(np.array(edges)))))
+    assert np.all(np.isnan(np.array(jax.jit(counts)(np.array(edges))[:2])))
     with pytest.raises(ValueError, match=r"edges must increase|edges.* not finite"):
         counts(np.array(edges))
 
@@ -130,7 +130,7 @@ def test_infinite_edges_behave_alike(histogram, edges):
     def counts(edges):
         return histogram(EVENTS, edges, bandwidth=0.2)
 
-    assert np.all(np.isnan(np.array(jax.jit(counts)(np.array(edges)))))
+    assert np.all(np.isnan(np.array(jax.jit(counts)(np.array(edges))[:2])))
     with pytest.raises(ValueError, match=r"edges must be finite, got .*inf.*fold_tails=True"):
         counts(edges)
 
@@ -295,9 +295,10 @@ def test_events_may_be_kept_anywhere(histogram, kept):
     x, weights = EVENTS.astype(np.float32), np.linspace(0.5, 1.5, 40)
     expected = histogram(x, EDGES, bandwidth=0.2, weights=weights)
     found = histogram(kept(x), list(EDGES), bandwidth=0.2, weights=kept(weights))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-5, atol=1e-6)
     integers = histogram(list(range(5)), EDGES, bandwidth=0.2)
-    np.testing.assert_array_equal(integers, histogram(np.arange(5.0), EDGES, bandwidth=0.2))
+    floats = histogram(np.arange(5.0), EDGES, bandwidth=0.2)
+    np.testing.assert_array_equal(integers[:2], floats[:2])
 
 
 @pytest.mark.parametrize("kept", [list, awkward.Array, pandas.Series])

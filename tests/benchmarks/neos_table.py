@@ -44,7 +44,7 @@ SETUPS = {
 
 def blobs(purpose, events=EVENTS):
     """Independent samples for each purpose, and independent blobs within each."""
-    sample = toys.blobs(jax.random.key({"training": 11, "held out": 31}[purpose]), events)
+    sample = toys.blobs(events, key=jax.random.key({"training": 11, "held out": 31}[purpose]))
     return {name: x.astype("float32") for name, x in sample.items()}
 
 
@@ -114,7 +114,7 @@ def hard_figures(model):
 def trainings(setup):
     """Functions that train one seed for each of the objectives of a set-up."""
     bins, bandwidth, sizes, epochs, losses = SETUPS[setup]
-    apply, _ = networks.mlp(sizes, jax.random.key(0), START)
+    apply, _ = networks.mlp(sizes, key=jax.random.key(0), initializer=START)
     model = model_of(apply, bins, bandwidth)
     figures = hard_figures(model)
     found = {loss: objective_of(loss, apply, model) for loss in losses}
@@ -123,7 +123,9 @@ def trainings(setup):
     def train(loss, seed):
         began = time.process_time()
         training = loop.train(
-            found[loss], networks.mlp(sizes, jax.random.key(seed), START)[1], blobs("training"),
+            found[loss],
+            networks.mlp(sizes, key=jax.random.key(seed), initializer=START)[1],
+            blobs("training"),
             optimizer=ADAM, steps=epochs[-1] * STEPS_PER_EPOCH, batch_size=BATCH,
             key=jax.random.key(100 + seed), snapshot_every=STEPS_PER_EPOCH, progress=False,
         )  # fmt: skip

@@ -14,7 +14,6 @@ import warnings
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from nablab import checks
@@ -151,18 +150,6 @@ def spread(x: Column) -> Float[Array, "*features"]:
     low, high = jnp.quantile(jnp.asarray(x), jnp.array([0.158655, 0.841345]), axis=0)
     checks.positive("spread of x", (high - low) / 2)
     return (high - low) / 2 * checks.one_if(high > low)
-
-
-def annealed(first: float, last: float, steps: int) -> optax.Schedule:
-    """A slope (or bandwidth) for each step: geometric from ``first`` to ``last``, then constant.
-
-    Raises:
-        ValueError: one of them is not positive.
-    """
-    checks.positive("first", first)
-    checks.positive("last", last)
-    checks.positive("steps", steps)
-    return optax.exponential_decay(first, steps, last / first, end_value=last)
 
 
 def warn_of_preselection(

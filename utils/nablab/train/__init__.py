@@ -2,7 +2,7 @@
 
 from nablab.train import inferno
 from nablab.train.histories import ALL_DONE, INTERRUPTED, Training
-from nablab.train.loop import clamped, train, train_seeds
+from nablab.train.loop import annealed, clamped, train, train_seeds
 from nablab.train.networks import MLP, mlp
 from nablab.train.objectives import (
     asimov_significance,
@@ -23,6 +23,7 @@ __all__ = [
     "INTERRUPTED",
     "MLP",
     "Training",
+    "annealed",
     "asimov_significance",
     "balanced_cross_entropy",
     "clamped",
