@@ -25,7 +25,7 @@ from nablab.infer.certificates import Status
 from nablab.infer.limits import LimitStatus
 from nablab.model import named_numbers
 from nablab.model.histfactory import from_spec
-from nablab.relax.histograms import Counts
+from nablab.relax.counts import Counts
 
 NAN, INF = float("nan"), float("inf")
 GOOD = {
@@ -451,7 +451,10 @@ def test_histograms_in_the_place_of_their_values():
     """Both are tuples, of which pyhf says "[1.0, 1.0] is not of type 'number'"."""
     counts = Counts(np.ones(2), np.ones(2))
     for data, message in (
-        (counts, r"samples\[0\].data, of 'ttbar', is Counts\(values, variances\): .* \.values$"),
+        (
+            counts,
+            r"samples\[0\].data, of 'ttbar', is Counts\(values, variances, edges\): .* \.values$",
+        ),
         ((np.ones(2), np.arange(3.0)), r"samples\[0\].data, of 'ttbar', is a tuple of arrays"),
     ):
         spec = {"channels": [channel("c", ttbar=(data, [MU]))]}

@@ -94,7 +94,7 @@ REFUSED = {
         lambda: intervals.feldman_cousins(NARROW, DATA, KEY, np.array([0.0, 6.0]), **QUICK),
         r"grid\[1\] is 6, outside",
     ),
-    "coverage": (lambda: coverage(NARROW, NARROW, KEY, toys=10, mu=6.0), "mu is 6, outside"),
+    "coverage": (lambda: coverage(NARROW, NARROW, key=KEY, toys=10, mu=6.0), "mu is 6, outside"),
     "fixed": (lambda: hypotests.cls(OFF, DATA, 1.0), "mu is 1, but the model holds 'mu' fixed at"),
     "limit of a fixed one": (lambda: limits.upper_limit(OFF, DATA), "holds 'mu' fixed: free it"),
 }

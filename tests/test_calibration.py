@@ -33,7 +33,7 @@ def counting(background=BACKGROUND, second=0.0):
 
 @pytest.fixture(scope="module")
 def right():
-    return coverage(counting(), counting(), KEY, TOYS)
+    return coverage(counting(), counting(), key=KEY, toys=TOYS)
 
 
 def test_the_right_model_covers(right):
@@ -47,13 +47,13 @@ def test_the_right_model_covers(right):
 def test_auxiliary_data_fluctuate_too():
     """Fixed where the truth is, they would take most of the spread of the best fit with them."""
     truth = replace(counting(), normal_width=jnp.full(1, 1e-6))
-    assert coverage(counting(), truth, KEY, TOYS).verdicts == ("too high", "too high")
+    assert coverage(counting(), truth, key=KEY, toys=TOYS).verdicts == ("too high", "too high")
 
 
 def test_a_wrong_model_covers_as_often_as_a_shifted_gaussian():
     excess = 80.0
     spread = np.hypot(np.sqrt(SIGNAL + BACKGROUND + excess), WIDTH * BACKGROUND)
-    found = coverage(counting(), counting(BACKGROUND + excess), KEY, TOYS)
+    found = coverage(counting(), counting(BACKGROUND + excess), key=KEY, toys=TOYS)
     half_width = norm.ppf((1 + LEVELS) / 2)
     shift = excess / spread
     # Measured lumi fluctuates around 1, whose part of the background has grown with it.
@@ -65,7 +65,7 @@ def test_a_wrong_model_covers_as_often_as_a_shifted_gaussian():
 def test_failed_fits_are_counted_and_reported(right):
     """Events where the model expects none have no fit."""
     truth = counting(second=0.3)
-    found = coverage(counting(), truth, KEY, TOYS)
+    found = coverage(counting(), truth, key=KEY, toys=TOYS)
     thrown = pseudoexperiments.sample(truth, truth.parameters(1.0), KEY, TOYS)
     assert found.failed == int((thrown[:, 1] > 0).sum()) > 100
     np.testing.assert_array_less(abs(found.fractions - LEVELS), 3.5 * found.errors)
@@ -92,7 +92,7 @@ def test_a_verdict_does_not_depend_on_failed_fits(fraction, failed, verdict):
 
 
 def test_all_fits_failed():
-    found = coverage(counting(), counting(second=50.0), KEY, TOYS)
+    found = coverage(counting(), counting(second=50.0), key=KEY, toys=TOYS)
     assert found.failed == TOYS
     assert found.verdicts == ("failed", "failed") and "failed ± " in str(found)
 
@@ -109,7 +109,7 @@ def test_text_and_html(right):
 
 def test_toys_that_do_not_fill_a_chunk(right):
     """A toy depends on its number only."""
-    few = coverage(counting(), counting(), KEY, 1, confidence=[0.683])
+    few = coverage(counting(), counting(), key=KEY, toys=1, confidence=[0.683])
     data = pseudoexperiments.sample(counting(), counting().parameters(1.0), KEY, 1)[0]
     best = (data[0] - BACKGROUND * data[2]) / SIGNAL
     spread = np.hypot(np.sqrt(SIGNAL + BACKGROUND), WIDTH * BACKGROUND) / SIGNAL
@@ -121,11 +121,11 @@ def test_an_interruption_keeps_the_toys_done(monkeypatch):
     kept = pseudoexperiments.CHUNK
     interruption.at_call(monkeypatch, pseudoexperiments, "_fit_chunk", 2)
     with pytest.warns(UserWarning, match=f"interrupted: {kept} of {TOYS} toys"):
-        found = coverage(counting(), counting(), KEY, TOYS)
+        found = coverage(counting(), counting(), key=KEY, toys=TOYS)
     monkeypatch.undo()
     assert (found.toys, found.failed) == (kept, 0)
     np.testing.assert_array_equal(
-        found.fractions, coverage(counting(), counting(), KEY, kept).fractions
+        found.fractions, coverage(counting(), counting(), key=KEY, toys=kept).fractions
     )
 
 

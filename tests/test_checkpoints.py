@@ -18,8 +18,8 @@ KEY = jax.random.key(11)
 ADAM = optax.adam(0.01)
 EVENTS = {"x": jax.random.normal(KEY, (200, 2)), "y": 1.0 + jax.random.normal(KEY, (50, 2))}
 VALIDATION = {name: sample[:40] + 0.1 for name, sample in EVENTS.items()}
-NETWORK, START = networks.mlp((2, 8, 1), jax.random.key(0))
-OTHER = networks.mlp((2, 8, 1), jax.random.key(1))[1]
+NETWORK, START = networks.mlp((2, 8, 1), key=jax.random.key(0))
+OTHER = networks.mlp((2, 8, 1), key=jax.random.key(1))[1]
 SETTINGS = {
     "optimizer": ADAM,
     "batch_size": 10,

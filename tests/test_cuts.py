@@ -9,11 +9,9 @@ from scipy.stats import norm
 
 from nablab.relax.cuts import (
     PROFILES,
-    annealed,
     hard_cut,
     hard_ellipse,
     log_soft_cut,
-    log_soft_ellipse,
     soft_cut,
     soft_ellipse,
     spread,
@@ -192,7 +190,6 @@ def test_ellipse(profile, slope):
     where = (1.0, 2.0), (2.0, 0.5)
     how = {"angle": 0.4, "slope": slope, "profile": profile}
     np.testing.assert_allclose(soft_ellipse(x, y, *where, **how), 0.5, atol=1e-13)
-    np.testing.assert_allclose(log_soft_ellipse(x, y, *where, **how), np.log(0.5), atol=1e-13)
     inside, outside = (
         hard_ellipse(1 + (x - 1) * f, 2 + (y - 2) * f, *where, **how) for f in (0.999, 1.001)
     )
@@ -215,16 +212,6 @@ def test_spread():
         spread(np.array([[1.0, 5.0], [2.0, 5.0], [7.0, 5.0]]))
     with pytest.raises(ValueError, match="no events"):
         spread(np.zeros(0))
-
-
-def test_annealed():
-    slope = annealed(0.5, 8.0, 100)
-    np.testing.assert_allclose(
-        [slope(i) for i in (0, 25, 50, 100, 1000)], [0.5, 1.0, 2.0, 8.0, 8.0], rtol=1e-6
-    )
-    assert annealed(8.0, 0.5, 4)(100) == pytest.approx(0.5)  # a bandwidth shrinks
-    with pytest.raises(ValueError, match=r"last is 0\.0"):
-        annealed(0.5, 0.0, 100)
 
 
 EXPONENTIAL = np.random.default_rng(3).exponential(20.0, 4000)

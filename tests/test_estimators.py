@@ -56,7 +56,9 @@ def test_score_function_of_hard_counts():
     truth = np.array(
         [-f * norm.pdf(x, c, w).sum() for f, c, w in zip((1, 2), cuts, widths, strict=True)]
     )
-    gradient, error = score_function_gradient(objective, cuts, widths, jax.random.key(5), 20_000)
+    gradient, error = score_function_gradient(
+        objective, cuts, widths=widths, key=jax.random.key(5), samples=20_000
+    )
     assert np.all(error < 0.1)  # without the baseline, the 1000 would make it 10
     assert np.all(np.abs(gradient - truth) < 4 * error)
     assert np.all(np.abs(gradient) > 10 * error)
@@ -69,7 +71,7 @@ def test_score_function_without_bias_and_with_the_right_error():
         return hard_cut(jnp.linspace(-1, 1, 40), c[0]).sum() + 30.0
 
     gradients, errors = jax.vmap(
-        lambda key: score_function_gradient(objective, jnp.zeros(1), 0.3, key, 5)
+        lambda key: score_function_gradient(objective, jnp.zeros(1), widths=0.3, key=key, samples=5)
     )(jax.random.split(jax.random.key(6), 4000))
     truth = -norm.pdf(np.linspace(-1, 1, 40), 0, 0.3).sum()
     assert gradients.mean() == pytest.approx(truth, abs=4 * float(gradients.std()) / 4000**0.5)

@@ -58,7 +58,7 @@ def test_sensitivity_has_a_colour_bar_if_it_has_a_label():
     figure, ax = plots.figure(800, 240)
     fit_plots.sensitivity(ax, SLOPES)
     assert len(figure.axes) == 1
-    fit_plots.sensitivity(ax, SLOPES, "d CLs / d yield")
+    fit_plots.sensitivity(ax, SLOPES, label="d CLs / d yield")
     bar = figure.axes[1]
     assert bar.get_ylabel() == "d CLs / d yield"
     np.testing.assert_allclose(bar.get_yticks(), [-0.4, -0.1, 0.0, 0.1, 0.4])

@@ -158,7 +158,7 @@ def test_many_events_take_the_transform(weighted, monkeypatch):
     x, weights = sample(many)
     arguments = (x, EQUAL, jnp.array(0.2), weights if weighted else None)
     given = {"bandwidth": arguments[2], "weights": arguments[3]}
-    close(tuple(kde_counts(x, EQUAL, **given)), direct_counts(*arguments, False), 1e-13)
+    close(kde_counts(x, EQUAL, **given)[:2], direct_counts(*arguments, False), 1e-13)
     monkeypatch.setattr(_gauss_transform, "counts", lambda *_: (jnp.zeros(12), jnp.zeros(12)))
     assert not np.any(kde_counts(x, EQUAL, **given).values)
     assert kde_method(many) == "fast Gauss transform"

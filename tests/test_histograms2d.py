@@ -92,7 +92,7 @@ def test_derivatives_are_the_central_differences(fold_tails, block, monkeypatch)
 
     def function(flat):
         *where, bandwidths, weights = unravel(flat)
-        values, variances = kde_counts_2d(
+        values, variances, _ = kde_counts_2d(
             *where, bandwidths=bandwidths, weights=weights, fold_tails=fold_tails
         )
         return jnp.sum(factors * values) + jnp.sum(jnp.cos(factors) * variances)
@@ -125,15 +125,15 @@ def test_no_events_absent_weights_and_single_precision(counts):
     counts = EXACT[counts]
     nothing = np.zeros(0)
     empty = counts(nothing, nothing, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS)
-    np.testing.assert_array_equal(empty, np.zeros((2, 3, 2)))
+    np.testing.assert_array_equal(empty[:2], np.zeros((2, 3, 2)))
     x, y, _ = sample(20)
     unweighted = counts(x, y, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS)
     ones = counts(x, y, X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS, weights=np.ones(20))
-    np.testing.assert_array_equal(unweighted, ones)
+    np.testing.assert_array_equal(unweighted[:2], ones[:2])
     single = counts(
         x.astype("float32"), y.astype("float32"), X_EDGES, Y_EDGES, bandwidths=BANDWIDTHS
     )
-    np.testing.assert_allclose(single, unweighted, rtol=1e-5)
+    np.testing.assert_allclose(single[:2], unweighted[:2], rtol=1e-5)
     assert single.values.dtype == jnp.float64
 
 

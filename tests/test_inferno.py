@@ -64,7 +64,7 @@ def test_bound_of_the_exact_likelihood():
 
 @pytest.mark.parametrize(("seed", "number"), [(47, 2_000_000), (37, 100_000)])
 def test_optimal_classifier(seed, number):
-    sample = toys.inferno(jax.random.key(seed), number)
+    sample = toys.inferno(number, key=jax.random.key(seed))
     found = inferno.uncertainties(inferno.probability_bins(signal_probability), sample)
     assert np.all(np.abs(found - OPTIMAL) < 3 * SCATTER * np.sqrt(1e5 / number))
     assert np.all(found > EXACT)
@@ -79,7 +79,7 @@ def shares(x):
 @pytest.mark.parametrize("benchmark", range(5))
 def test_loss_is_the_inverse_of_the_fisher_information(benchmark):
     """With slopes by finite differences of the moved events, and NumPy's own inverse."""
-    sample = toys.inferno(jax.random.key(benchmark), 400)
+    sample = toys.inferno(400, key=jax.random.key(benchmark))
 
     def counts(theta):
         def mean_shares(x):
@@ -110,7 +110,7 @@ def test_loss_is_the_inverse_of_the_fisher_information(benchmark):
 
 def test_per_luminosity():
     """A sample in which each event stands twice gives the same number."""
-    sample = toys.inferno(jax.random.key(1), 300)
+    sample = toys.inferno(300, key=jax.random.key(1))
     twice = {name: jnp.concatenate([x, x]) for name, x in sample.items()}
     for loss in (inferno.objective(lambda p, x: shares(x), 4), inferno.cross_entropy(two_outputs)):
         assert float(loss(0.0, twice)) == pytest.approx(float(loss(0.0, sample)), rel=1e-12)
@@ -121,7 +121,7 @@ def two_outputs(params, x):
 
 
 def test_cross_entropy_knows_which_output_is_signal():
-    sample = toys.inferno(jax.random.key(2), 500)
+    sample = toys.inferno(500, key=jax.random.key(2))
     loss = float(inferno.cross_entropy(two_outputs)(0.0, sample))
     signal, background = (np.asarray(sample[name])[:, 0] for name in ("signal", "background"))
     expected = np.log1p(np.exp(-signal)).mean() / 2 + np.log1p(np.exp(background)).mean() / 2
@@ -129,7 +129,7 @@ def test_cross_entropy_knows_which_output_is_signal():
 
 
 def test_bins_without_signal_or_background_are_left_out():
-    sample = toys.inferno(jax.random.key(3), 2000)
+    sample = toys.inferno(2000, key=jax.random.key(3))
 
     def in_two_of_ten(x):
         return jnp.where(x[:, 0] > 1.0, 2, 7)

@@ -16,14 +16,14 @@ from nablab.relax.probes import choose_bandwidth
 from nablab.train import loop, networks, objectives
 
 EXPECTED = {"signal": 20.0, "background": 100.0, "down": 100.0, "up": 100.0}
-APPLY, NETWORK = networks.mlp((2, 12, 1), jax.random.key(0))
+APPLY, NETWORK = networks.mlp((2, 12, 1), key=jax.random.key(0))
 START = {
     "network": NETWORK,
     "cut": jnp.array(-1.0),
     "widths": jnp.zeros(4),
     "bandwidth": jnp.array(0.1),
 }
-TRAINING, HELD_OUT = (toys.blobs(key, 2000) for key in jax.random.split(jax.random.key(1)))
+TRAINING, HELD_OUT = (toys.blobs(2000, key=key) for key in jax.random.split(jax.random.key(1)))
 
 
 def log_cls(params, events, cut=soft_cut, counts=kde_counts):

@@ -17,18 +17,15 @@ from nablab.relax.histograms import hard_counts
 DATA = set(
     "x y edges x_edges y_edges above centre radii events counts slopes values mask jagged bins "
     "signal background logits labels reference boundaries histogram nominal lepton_cut mean "
-    "low high k pt eta phi mass model truth data samples number held_out second".split()
+    "low high pt eta phi mass model truth data samples number held_out second "
+    "ax extent threshold slope frames".split()
 )
 #: By position only what the question is about.
-ASKED = {"mu", "poi", "parameter", "parameters", "validation"}
-#: One number, which says how many.
-HOW_MANY = {"coverage": {"toys"}, "draw": {"size"}}
+ASKED = {"mu", "parameter", "parameters", "validation", "location"}
 
 
 def public_functions():
     for module in pkgutil.walk_packages(nablab.__path__, "nablab."):
-        if module.name.startswith("nablab.show"):
-            continue  # what is drawn in the wrong place is seen
         module = importlib.import_module(module.name)
         for name, function in vars(module).items():
             here = getattr(function, "__module__", None) == module.__name__
@@ -50,12 +47,34 @@ def test_no_setting_with_a_default_follows_the_data_by_position(function):
     if last is None:
         return
     optional = {p.name for p in positional[last + 1 :] if p.default is not p.empty}
-    assert optional <= ASKED | HOW_MANY.get(function.__name__, set())
+    assert optional <= ASKED
+
+
+def outside_of_infer():
+    return [p for p in public_functions() if not p.id.startswith("infer")]
+
+
+@pytest.mark.parametrize("function", outside_of_infer())
+def test_random_keys_are_called_key_and_given_by_name(function):
+    parameters = inspect.signature(function).parameters
+    keys = [p for p in parameters.values() if "Key" in str(p.annotation)]
+    assert {p.name for p in keys} <= {"key", "keys"}
+    kinds = {p.kind for p in keys} | {p.kind for p in parameters.values() if p.name == "key"}
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY}
+    assert not {"rng", "rngs"} & set(parameters)
+
+
+def test_only_an_index_and_a_name_are_called_poi():
+    for function in (p.values[0] for p in outside_of_infer()):
+        names = {
+            name for name in inspect.signature(function).parameters if "poi" in name.split("_")
+        }
+        assert names <= {"poi_index", "poi_name"}, function
 
 
 def test_the_rule_sees_what_it_is_for():
     found = {p.id for p in public_functions()}
-    assert {"relax.histograms.hard_counts", "train.objectives.poi_variance"} <= found
+    assert {"relax.histograms.hard_counts", "train.objectives.dependence"} <= found
     assert {"infer.limits.upper_limit", "data.opendata.split"} <= found
     assert len(found) > 100
 

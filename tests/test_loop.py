@@ -197,7 +197,7 @@ def test_each_step_has_its_own_batch():
 def test_draws_are_independent_between_samples_and_common_within_one():
     rows = jnp.arange(5000)
     events = {"signal": {"x": rows, "weight": 2 * rows}, "background": rows, "other": rows}
-    drawn = draw(KEY, events)
+    drawn = draw(events, key=KEY)
     np.testing.assert_array_equal(drawn["signal"]["weight"], 2 * drawn["signal"]["x"])
     samples = [drawn["signal"]["x"], drawn["background"], drawn["other"]]
     for sample in samples:
@@ -212,12 +212,12 @@ def test_draws_are_independent_between_samples_and_common_within_one():
 
 def test_draws_have_the_size_asked_for_and_do_not_depend_on_the_order():
     events = {"a": jnp.arange(10), "b": jnp.zeros((7, 2))}
-    drawn = draw(KEY, events, 25)
+    drawn = draw(events, key=KEY, size=25)
     assert drawn["a"].shape == (25,)
     assert drawn["b"].shape == (25, 2)
-    assert trees_equal(drawn, draw(KEY, dict(reversed(events.items())), 25))
-    assert not np.array_equal(drawn["a"], draw(jax.random.key(6), events, 25)["a"])
-    own = draw(KEY, events)
+    assert trees_equal(drawn, draw(dict(reversed(events.items())), key=KEY, size=25))
+    assert not np.array_equal(drawn["a"], draw(events, key=jax.random.key(6), size=25)["a"])
+    own = draw(events, key=KEY)
     assert (own["a"].shape, own["b"].shape) == ((10,), (7, 2))
 
 
@@ -352,9 +352,9 @@ def test_impossible_limits_are_refused():
 def test_many_steps_run_in_one_call(monkeypatch):
     calls, advance = [], stepping.advance
 
-    def counted(*arguments):
+    def counted(*arguments, **settings):
         calls.append(arguments[-1])
-        return advance(*arguments)
+        return advance(*arguments, **settings)
 
     monkeypatch.setattr(stepping, "advance", counted)
     training = run(steps=1000)
@@ -453,3 +453,13 @@ def test_what_an_objective_has_captured_is_freed():
     before = resident()
     assert forgets(with_own_events, 6) == 0
     assert resident() - before < 250e6
+
+
+def test_annealed():
+    slope = loop.annealed(0.5, 8.0, steps=100)
+    np.testing.assert_allclose(
+        [slope(i) for i in (0, 25, 50, 100, 1000)], [0.5, 1.0, 2.0, 8.0, 8.0], rtol=1e-6
+    )
+    assert loop.annealed(8.0, 0.5, steps=4)(100) == pytest.approx(0.5)  # a bandwidth shrinks
+    with pytest.raises(ValueError, match=r"last is 0\.0"):
+        loop.annealed(0.5, 0.0, steps=100)

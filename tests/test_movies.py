@@ -168,7 +168,7 @@ def test_nan_and_zero_events_are_recorded():
 
     def update(i):
         return (
-            plots.outline(ax, np.full(5, np.nan if i else 0.0), EDGES, np.zeros(5)),
+            plots.outline(ax, np.full(5, np.nan if i else 0.0), EDGES, uncertainty=np.zeros(5)),
             plots.events_2d(ax, {"signal": np.zeros((0, 2))}),
             plots.gradient_arrow(ax, 0.5, np.nan if i else 1.0, np.nan),
         )

@@ -22,7 +22,7 @@ def layers(params):
 
 
 def test_shapes():
-    apply, params = mlp(SIZES, KEY)
+    apply, params = mlp(SIZES, key=KEY)
     expected = [((before, after), (after,)) for before, after in pairwise(SIZES)]
     assert [(kernel.shape, bias.shape) for kernel, bias in layers(params)] == expected
     assert apply(params, X).shape == (40, 3)
@@ -34,7 +34,7 @@ def test_shapes():
 
 def test_output_is_the_formula():
     """ReLU between the layers, nothing after the last: outputs of both signs."""
-    apply, params = mlp(SIZES, KEY)
+    apply, params = mlp(SIZES, key=KEY)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # biases start at 0
     hidden = np.asarray(X, dtype=np.float32)
     *first, (kernel, bias) = layers(params)
@@ -47,7 +47,7 @@ def test_output_is_the_formula():
 
 
 def test_single_layer_is_linear():
-    apply, params = mlp((2, 1), KEY)
+    apply, params = mlp((2, 1), key=KEY)
     ((kernel, bias),) = layers(params)
     np.testing.assert_allclose(
         apply(params, X), np.asarray(X, np.float32) @ kernel + bias, rtol=1e-5, atol=1e-6
@@ -55,13 +55,13 @@ def test_single_layer_is_linear():
 
 
 def test_module_and_function_agree():
-    apply, params = mlp(SIZES, KEY)
+    apply, params = mlp(SIZES, key=KEY)
     network = MLP(SIZES, nnx.Rngs(params=KEY))
     np.testing.assert_array_equal(network(X), apply(params, X))
 
 
 def test_seeds():
-    kernels, again, others = (layers(mlp(SIZES, jax.random.key(seed))[1]) for seed in (3, 3, 4))
+    kernels, again, others = (layers(mlp(SIZES, key=jax.random.key(seed))[1]) for seed in (3, 3, 4))
     for (kernel, _), (same, _), (other, _) in zip(kernels, again, others, strict=True):
         np.testing.assert_array_equal(kernel, same)
         assert not np.any(kernel == other)
@@ -69,7 +69,7 @@ def test_seeds():
 
 
 def test_gradient_reaches_every_layer_and_the_input():
-    apply, params = mlp(SIZES, KEY)
+    apply, params = mlp(SIZES, key=KEY)
 
     def total(params, x):
         return jnp.sum(apply(params, x) ** 2)
@@ -89,10 +89,10 @@ def test_gradient_reaches_every_layer_and_the_input():
 @pytest.mark.parametrize("sizes", [(), (2,), (2, 0, 1), (0, 1), (2, 4, -1)])
 def test_bad_sizes_are_named(sizes):
     with pytest.raises(ValueError, match=r"sizes is \(.*give at least inputs and outputs"):
-        mlp(sizes, KEY)
+        mlp(sizes, key=KEY)
 
 
 def test_wrong_number_of_features_is_refused():
-    apply, params = mlp(SIZES, KEY)
+    apply, params = mlp(SIZES, key=KEY)
     with pytest.raises((TypeError, ValueError)):
         apply(params, jnp.ones((4, 3)))

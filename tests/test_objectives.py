@@ -279,7 +279,7 @@ def test_measurement_has_its_closed_form():
     """Fisher information of n ~ Poisson(mu s + gamma b) and the measurement of gamma b."""
     s, b, sigma = 14.0, 50.0, 5.0
     model = from_spec(shapesys([s], [b], [sigma]))
-    sigma_mu = jax.jit(objectives.sigma_mu)
+    sigma_mu = jax.jit(diagnostics.poi_uncertainty)
     for mu in (0.0, 1.0):
         expected = np.sqrt(mu * s + b + sigma**2) / s
         assert float(sigma_mu(model, mu)) == pytest.approx(expected, rel=1e-10)
@@ -321,7 +321,9 @@ def test_poi_variance_is_that_of_the_model():
     variance = objectives.poi_variance(
         jnp.array(signal + background), slopes, widths=np.array([np.inf, 1.0])
     )
-    assert float(objectives.sigma_mu(model)) == pytest.approx(float(variance) ** 0.5, rel=1e-9)
+    assert float(diagnostics.poi_uncertainty(model)) == pytest.approx(
+        float(variance) ** 0.5, rel=1e-9
+    )
     # An empty bin changes nothing.
     wider = objectives.poi_variance(
         jnp.append(signal + background, 0.0),
@@ -386,7 +388,7 @@ def test_all_in_one_compilation():
             histosys(np.array([3.0, 8.0]), background, background - shift, background + shift)
         )
         return (
-            objectives.sigma_mu(model)
+            diagnostics.poi_uncertainty(model)
             + objectives.log_generalised_variance(model)
             + objectives.log_cls(model)
             + objectives.log_p0(model)

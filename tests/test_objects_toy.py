@@ -13,7 +13,7 @@ EDGES = np.array([25.0, 50.0, 80.0, 120.0, 200.0])
 @pytest.mark.parametrize("other", [0.0, 0.3])
 def test_events_are_as_expected(other):
     events = 100_000
-    toy = jets_and_leptons(jax.random.key(1), events, other=other)
+    toy = jets_and_leptons(events, key=jax.random.key(1), other=other)
     leading_jet = np.asarray(toy.jets.pt[:, 0])
     leading_lepton = np.asarray(awkward.fill_none(awkward.firsts(toy.leptons.pt), 0.0))
     for cut in (LOWEST["lepton"], 35.0):
@@ -25,7 +25,7 @@ def test_events_are_as_expected(other):
 
 
 def test_objects_are_jagged_and_ordered():
-    toy = jets_and_leptons(jax.random.key(2), 20_000, other=0.1)
+    toy = jets_and_leptons(20_000, key=jax.random.key(2), other=0.1)
     for objects, probabilities, first in ((toy.jets, JETS, 1), (toy.leptons, LEPTONS, 0)):
         numbers = np.asarray(awkward.num(objects.pt))
         shares = np.bincount(numbers - first) / len(numbers)
@@ -37,9 +37,9 @@ def test_objects_are_jagged_and_ordered():
 
 
 def test_keys_and_bad_input():
-    first, again, third = (jets_and_leptons(jax.random.key(k), 10) for k in (0, 0, 1))
+    first, again, third = (jets_and_leptons(10, key=jax.random.key(k)) for k in (0, 0, 1))
     assert first.jets.pt.to_list() == again.jets.pt.to_list() != third.jets.pt.to_list()
     with pytest.raises(ValueError, match="events is 0"):
-        jets_and_leptons(jax.random.key(0), 0)
+        jets_and_leptons(0, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"^1 - other is -0.5"):
-        jets_and_leptons(jax.random.key(0), 5, other=1.5)
+        jets_and_leptons(5, key=jax.random.key(0), other=1.5)

@@ -391,7 +391,7 @@ def events(tmp_path):
 
 
 def test_split_keeps_the_yields_of_every_part(events):
-    parts = opendata.split(events, 7, fractions=(0.5, 0.3, 0.2))
+    parts = opendata.split(events, key=7, fractions=(0.5, 0.3, 0.2))
     assert [len(part) for part in parts] == [300, 180, 120]
     for part in parts:
         assert_is_higgsml(part)
@@ -409,8 +409,8 @@ def test_split_keeps_the_yields_of_every_part(events):
 
 
 def test_split_is_random_and_repeatable(events):
-    first, again = opendata.split(events, 7), opendata.split(events, jax.random.key(7))
-    other = opendata.split(events, 8)
+    first, again = opendata.split(events, key=7), opendata.split(events, key=jax.random.key(7))
+    other = opendata.split(events, key=8)
     np.testing.assert_array_equal(first[0].features, again[0].features)
     assert not np.array_equal(first[0]["PRI_met"], other[0]["PRI_met"])
     assert not np.array_equal(first[0]["PRI_met"], events["PRI_met"][:300])
@@ -426,7 +426,7 @@ def test_split_is_random_and_repeatable(events):
 )
 def test_split_that_cannot_be(events, fractions, message):
     with pytest.raises(ValueError, match=message):
-        opendata.split(events, 7, fractions=fractions)
+        opendata.split(events, key=7, fractions=fractions)
 
 
 def test_select(events):
@@ -436,7 +436,7 @@ def test_select(events):
 
 
 def test_inputs(events):
-    train, held_out = opendata.split(events, 7, fractions=(0.5, 0.5))
+    train, held_out = opendata.split(events, key=7, fractions=(0.5, 0.5))
     to_inputs = opendata.inputs(train)
     values = to_inputs(train)
     assert values.shape == (300, 33)
@@ -457,7 +457,7 @@ def test_inputs(events):
 
 def test_inputs_use_the_training_sample_only(events):
     """Other held-out events do not change the inputs of an event."""
-    train, held_out = opendata.split(events, 7, fractions=(0.5, 0.5))
+    train, held_out = opendata.split(events, key=7, fractions=(0.5, 0.5))
     to_inputs = opendata.inputs(train)
     together = to_inputs(held_out)
     few = to_inputs(opendata.select(held_out, np.arange(5)))
@@ -482,7 +482,7 @@ def test_inputs_of_other_columns(events):
 
 @needs_higgs
 def test_real_inputs():
-    train, _, test = opendata.split(opendata.higgsml(), 1)
+    train, _, test = opendata.split(opendata.higgsml(), key=1)
     values = opendata.inputs(train)(test)
     assert np.isfinite(values).all()
     assert np.abs(values).max() < 20

@@ -98,7 +98,7 @@ def test_a_long_caption_wraps_and_the_axes_keep_their_size():
 def test_same_picture_same_bytes():
     def once():
         figure, ax = plots.figure()
-        plots.stacked(ax, EDGES, COUNTS, 2 * COUNTS, 0.3 * COUNTS)
+        plots.stacked(ax, EDGES, COUNTS, 2 * COUNTS, background_band=0.3 * COUNTS)
         plots.legend(ax, signal="signal", background="background", uncertainty="band")
         return plots.png(figure)
 
@@ -115,14 +115,14 @@ def test_steps_has_the_height_of_the_counts():
 
 def test_steps_with_uncertainty_adds_a_band_of_one_sigma():
     _, ax = plots.figure()
-    _, band = plots.outline(ax, COUNTS, EDGES, np.sqrt(COUNTS))
+    _, band = plots.outline(ax, COUNTS, EDGES, uncertainty=np.sqrt(COUNTS))
     np.testing.assert_allclose(band.get_data().values, COUNTS + np.sqrt(COUNTS))
     np.testing.assert_allclose(band.get_data().baseline, COUNTS - np.sqrt(COUNTS))
 
 
 @pytest.mark.parametrize("bad", [np.full(5, np.nan), np.full(5, np.inf), np.zeros(5)])
 def test_steps_survives_empty_and_broken_counts(bad):
-    drawn(lambda ax: plots.outline(ax, bad, EDGES, bad))
+    drawn(lambda ax: plots.outline(ax, bad, EDGES, uncertainty=bad))
 
 
 def test_a_nan_bin_stays_empty():
@@ -144,7 +144,7 @@ def test_stacked_puts_signal_on_background_and_the_band_around_background():
     _, ax = plots.figure()
     below, above = 0.1 * COUNTS, 0.5 * COUNTS
     background, signal, band = plots.stacked(
-        ax, EDGES, COUNTS, 2 * COUNTS, np.stack([below, above])
+        ax, EDGES, COUNTS, 2 * COUNTS, background_band=np.stack([below, above])
     )
     np.testing.assert_allclose(signal.get_data().baseline, background.get_data().values)
     np.testing.assert_allclose(signal.get_data().values, 3 * COUNTS)

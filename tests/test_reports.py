@@ -38,7 +38,7 @@ def difference(params, events):
 
 
 def make(hard, soft=soft_fraction, held_out=HELD_OUT, key=KEY, **settings):
-    return report("fraction", soft, hard, PARAMS, held_out, key, **settings)
+    return report("fraction", soft, hard, PARAMS, held_out, key=key, **settings)
 
 
 def half_width(result):
@@ -174,11 +174,11 @@ def test_templates_of_the_training_are_tried_on_held_out_events(with_tables):
     """The training has seen events that are shifted by 1: wrong templates."""
     trained_on = {name: sample[::2] + 1.0 for name, sample in HELD_OUT.items()}
     numbers = dependence.observed_cls, counting_model, PARAMS
-    second = second_sample(*numbers, trained_on, HELD_OUT, KEY, bootstraps=20)
+    second = second_sample(*numbers, trained_on, HELD_OUT, key=KEY, bootstraps=20)
     rows = with_tables.tables[4].rows
     assert [row[1] for row in rows] == [row[1] for row in second.table.rows]
     wrong, truth = (counting_model(PARAMS, events) for events in (trained_on, HELD_OUT))
-    expected = coverage(wrong, truth, KEY)
+    expected = coverage(wrong, truth, key=KEY)
     assert expected.verdicts[0] == "too low"
     shown = float(with_tables.tables[5].rows[0][1].split()[0])
     assert shown == pytest.approx(100 * expected.fractions[0], abs=6)  # other toys

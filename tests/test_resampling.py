@@ -54,7 +54,7 @@ HONEST = 1.0 * (jnp.arange(CELLS) >= 50)
 
 @pytest.fixture(scope="module")
 def overtrained():
-    return second_sample(observed_cls, build, OVERTRAINED, FIRST, SECOND, KEY)
+    return second_sample(observed_cls, build, OVERTRAINED, FIRST, SECOND, key=KEY)
 
 
 def test_an_overtrained_network_does_not_survive(overtrained):
@@ -65,7 +65,7 @@ def test_an_overtrained_network_does_not_survive(overtrained):
 
 
 def test_an_honest_cut_survives():
-    found = second_sample(observed_cls, build, HONEST, FIRST, SECOND, KEY)
+    found = second_sample(observed_cls, build, HONEST, FIRST, SECOND, key=KEY)
     assert found.survives and found.unbiased
     assert "On the second sample the value of the first survives" in str(found)
     assert "best-fit mu is unbiased within the fluctuations." in str(found)
@@ -122,7 +122,7 @@ def test_values_in_closed_form_and_failures():
         value = (data[:2] - model.expected_main(model.parameters(0.0)))[1]
         return jnp.where(value > limit, jnp.nan, value)
 
-    found = second_sample(excess, build, HONEST, FIRST, SECOND, KEY, 1.0, bootstraps=300)
+    found = second_sample(excess, build, HONEST, FIRST, SECOND, key=KEY, mu=1.0, bootstraps=300)
     np.testing.assert_allclose(found.values, expected, rtol=1e-9)
     assert 0 < found.failed < 300
     assert f"{found.failed} of 300 bootstrap samples failed: left out." in str(found)
@@ -169,13 +169,13 @@ def test_an_interruption_keeps_what_is_done(done):
             raise KeyboardInterrupt
         return data[1]
 
-    arguments = build, HONEST, FIRST, SECOND, KEY
+    arguments = build, HONEST, FIRST, SECOND
     if done < 20:
         with pytest.raises(KeyboardInterrupt):
-            second_sample(excess, *arguments)
+            second_sample(excess, *arguments, key=KEY)
         return
     with pytest.warns(UserWarning, match="interrupted: 20 of 200 bootstrap samples are done"):
-        found = second_sample(excess, *arguments)
+        found = second_sample(excess, *arguments, key=KEY)
     assert (found.bootstraps, found.failed) == (20, 0)
 
 
@@ -183,7 +183,9 @@ def test_widths_of_the_intervals():
     def signal_in_data(model, data):
         return data[1]
 
-    found = second_sample(signal_in_data, build, HONEST, FIRST, SECOND, KEY, 0.0, bootstraps=600)
+    found = second_sample(
+        signal_in_data, build, HONEST, FIRST, SECOND, key=KEY, mu=0.0, bootstraps=600
+    )
     b = [float(jnp.mean(HONEST[(CELLS * e["background"]).astype(int)])) for e in (FIRST, SECOND)]
     sigma = [BACKGROUND * np.sqrt(x * (1 - x) / EVENTS) for x in (b[0], b[1], b[1])]
     widths = found.intervals[:, 1] - found.intervals[:, 0]
@@ -212,4 +214,4 @@ def test_bad_models_are_named():
         return from_spec(models.shapesys([5.0], [50.0], [5.0]))
 
     with pytest.raises(ValueError, match="the model of second has another structure"):
-        second_sample(best_mu, with_other_bins, HONEST, FIRST, SECOND, KEY)
+        second_sample(best_mu, with_other_bins, HONEST, FIRST, SECOND, key=KEY)

@@ -38,7 +38,7 @@ RECIPES = {
     "blobs": (toys.blobs, {name: (mean, UNIT) for name, mean in toys.BLOB_MEANS.items()}),
     "two_modes": (toys.two_modes, toys.TWO_MODES),
     "two_round_modes": (
-        lambda key, events: toys.two_modes(key, events, moments=toys.TWO_ROUND_MODES),
+        lambda events, key: toys.two_modes(events, key=key, moments=toys.TWO_ROUND_MODES),
         toys.TWO_ROUND_MODES,
     ),
 }
@@ -47,7 +47,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_moments_and_independence(recipe):
     draw, moments = RECIPES[recipe]
-    samples = draw(KEY, EVENTS)
+    samples = draw(EVENTS, key=KEY)
     assert list(samples) == list(moments)
     for name, (mean, covariance) in moments.items():
         assert samples[name].shape == (EVENTS, 2)
@@ -78,8 +78,8 @@ def test_published_numbers():
 
 
 def test_keys_decide_the_draw():
-    first, again = toys.blobs(KEY, 5), toys.blobs(KEY, 5)
-    other = toys.blobs(jax.random.key(21), 5)
+    first, again = toys.blobs(5, key=KEY), toys.blobs(5, key=KEY)
+    other = toys.blobs(5, key=jax.random.key(21))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not any(np.array_equal(first[name], other[name]) for name in first)
 
@@ -109,24 +109,28 @@ def test_cut_example_follows_numpys_global_seed():
 
 
 def test_moving_gaussian_moves_with_its_mean():
-    still, moved = toys.moving_gaussian(KEY, 0.0), toys.moving_gaussian(KEY, 0.75)
+    still, moved = toys.moving_gaussian(0.0, key=KEY), toys.moving_gaussian(0.75, key=KEY)
     assert still.shape == (100,)
     assert still.dtype == jnp.float64
     np.testing.assert_allclose(moved - still, 0.75, rtol=1e-12)
-    slope = jax.jacobian(lambda mean: toys.moving_gaussian(KEY, mean, events=7, width=2.0))(0.3)
+    slope = jax.jacobian(lambda mean: toys.moving_gaussian(mean, key=KEY, events=7, width=2.0))(0.3)
     np.testing.assert_allclose(slope, np.ones(7), rtol=1e-12)
-    slope = jax.jacobian(lambda width: toys.moving_gaussian(KEY, 0.3, events=100, width=width))(2.0)
+    slope = jax.jacobian(lambda width: toys.moving_gaussian(0.3, key=KEY, events=100, width=width))(
+        2.0
+    )
     np.testing.assert_allclose(slope, still, rtol=1e-12)
 
 
 def test_moving_gaussian_under_jit_and_vmap():
     means = jnp.linspace(-1, 1, 5)
-    rows = jax.jit(jax.vmap(lambda mean: toys.moving_gaussian(KEY, mean, events=30)))(means)
-    np.testing.assert_allclose(rows[3], toys.moving_gaussian(KEY, means[3], events=30), rtol=1e-12)
+    rows = jax.jit(jax.vmap(lambda mean: toys.moving_gaussian(mean, key=KEY, events=30)))(means)
+    np.testing.assert_allclose(
+        rows[3], toys.moving_gaussian(means[3], key=KEY, events=30), rtol=1e-12
+    )
 
 
 def test_moving_gaussian_moments():
-    sample = np.asarray(toys.moving_gaussian(KEY, 3.0, events=EVENTS, width=0.5))
+    sample = np.asarray(toys.moving_gaussian(3.0, key=KEY, events=EVENTS, width=0.5))
     assert abs(sample.mean() - 3.0) < 5 * 0.5 / np.sqrt(EVENTS)
     assert abs(sample.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * EVENTS)
 
@@ -134,11 +138,11 @@ def test_moving_gaussian_moments():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (lambda: toys.moving_gaussian(KEY, float("nan")), "mean"),
-        (lambda: toys.moving_gaussian(KEY, 0.0, width=0.0), "width is 0"),
-        (lambda: toys.moving_gaussian(KEY, 0.0, events=0), "events is 0"),
-        (lambda: toys.blobs(KEY, 0), "events is 0"),
-        (lambda: toys.two_modes(KEY, -3), "events is -3"),
+        (lambda: toys.moving_gaussian(float("nan"), key=KEY), "mean"),
+        (lambda: toys.moving_gaussian(0.0, key=KEY, width=0.0), "width is 0"),
+        (lambda: toys.moving_gaussian(0.0, key=KEY, events=0), "events is 0"),
+        (lambda: toys.blobs(0, key=KEY), "events is 0"),
+        (lambda: toys.two_modes(-3, key=KEY), "events is -3"),
     ],
 )
 def test_bad_arguments_are_named(bad, message):
@@ -147,7 +151,7 @@ def test_bad_arguments_are_named(bad, message):
 
 
 def test_inferno_has_the_moments_of_the_code():
-    sample = toys.inferno(KEY, 200_000)
+    sample = toys.inferno(200_000, key=KEY)
     signal, background = (np.asarray(sample[name]) for name in ("signal", "background"))
     # Mean and variance of each feature; their errors are 0.2 % to 1 %.
     np.testing.assert_allclose(signal.mean(axis=0), [0, 0, 0.5], atol=0.012)
@@ -159,7 +163,7 @@ def test_inferno_has_the_moments_of_the_code():
 
 
 def test_inferno_background_moves_every_event():
-    nominal = toys.inferno(KEY, 50)["background"]
+    nominal = toys.inferno(50, key=KEY)["background"]
     np.testing.assert_array_equal(toys.inferno_background(nominal), nominal)
     moved = toys.inferno_background(nominal, shift=0.3, rate=1.5)
     np.testing.assert_allclose(moved, nominal * jnp.array([1, 1, 2]) + jnp.array([0.3, 0, 0]))
@@ -168,10 +172,10 @@ def test_inferno_background_moves_every_event():
 
 
 def test_inferno_refuses_impossible_nuisances():
-    nominal = toys.inferno(KEY, 5)["background"]
+    nominal = toys.inferno(5, key=KEY)["background"]
     with pytest.raises(ValueError, match=r"rate is 0\.0: it must be greater than 0"):
         toys.inferno_background(nominal, rate=0.0)
     with pytest.raises(ValueError, match="shift is nan: not finite"):
         toys.inferno_background(nominal, shift=np.nan)
     with pytest.raises(ValueError, match="events is 0"):
-        toys.inferno(KEY, 0)
+        toys.inferno(0, key=KEY)

@@ -23,7 +23,7 @@ MOST_MEMBERSHIPS = 5 * 10**7  # events x bins for the direct sum and for relaxed
 
 def objective(counts):
     def function(x, edges, bandwidth):
-        values, variances = counts(x, edges, bandwidth=bandwidth)
+        values, variances, _ = counts(x, edges, bandwidth=bandwidth)
         return jnp.sum(values**2 / (1.0 + variances))
 
     return jax.value_and_grad(function, argnums=(0, 1, 2))

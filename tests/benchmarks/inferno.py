@@ -35,7 +35,7 @@ DATA_SEEDS = {"training": 27, "validation": 37, "test": 47}
 
 def events(purpose):
     number = 500_000 if purpose == "test" else EVENTS
-    sample = toys.inferno(jax.random.key(DATA_SEEDS[purpose]), number)
+    sample = toys.inferno(number, key=jax.random.key(DATA_SEEDS[purpose]))
     return {name: x.astype("float32") for name, x in sample.items()}
 
 
@@ -54,7 +54,9 @@ def train(loss, seed):
     """One training, its figures on both samples, and the processor seconds it took."""
     objective, outputs, batch, optimizer = recipe(loss)
     key, batch_key = jax.random.split(jax.random.key(777 + seed))
-    apply, start = networks.mlp((3, 100, 100, outputs), key, jax.nn.initializers.he_normal())
+    apply, start = networks.mlp(
+        (3, 100, 100, outputs), key=key, initializer=jax.nn.initializers.he_normal()
+    )
     began = time.process_time()
     training = loop.train(
         objective(apply), start, events("training"), optimizer=optimizer,

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from nablab.data import toys
+from nablab.infer import diagnostics
 from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import kde_counts
 from nablab.train import loop, networks, objectives
@@ -21,7 +22,7 @@ from nablab.train import loop, networks, objectives
 BATCH, ROUNDS, SEEDS = 2000, 7, 7
 EXPECTED = {"signal": 20.0, "background": 100.0, "up": 100.0, "down": 100.0}
 EDGES, BANDWIDTH = jnp.linspace(0, 1, 5), 0.1
-BLOBS = toys.blobs(jax.random.key(1), 10_000)
+BLOBS = toys.blobs(10_000, key=jax.random.key(1))
 NOMINAL = {name: BLOBS[name] for name in ("signal", "background")}
 ADAM = optax.adam(1e-3)
 
@@ -52,9 +53,9 @@ def cross_entropy(apply, params, events):
 
 def tasks(hidden):
     """Name: objective and samples."""
-    apply, _ = networks.mlp((2, *hidden, 1), jax.random.key(0))
+    apply, _ = networks.mlp((2, *hidden, 1), key=jax.random.key(0))
     through_model = {
-        "INFERNO (sigma of mu)": objectives.sigma_mu,
+        "INFERNO (sigma of mu)": diagnostics.poi_uncertainty,
         "neos (CLs)": objectives.log_cls,
         "p0": objectives.log_p0,
         "upper limit": objectives.log_limit,
@@ -77,7 +78,7 @@ def timed(run, steps):
 def compare(hidden):
     small = max(hidden) < 1000
     steps = 400 if small else 15
-    starts = [networks.mlp((2, *hidden, 1), jax.random.key(s))[1] for s in range(SEEDS)]
+    starts = [networks.mlp((2, *hidden, 1), key=jax.random.key(s))[1] for s in range(SEEDS)]
     keys = jax.random.split(jax.random.key(2), SEEDS)
     settings = {"optimizer": ADAM, "steps": steps, "progress": False}
 

@@ -22,6 +22,7 @@ import numpy as np
 from neos import ADAM, EXPECTED, spec
 
 from nablab.data import toys
+from nablab.infer import diagnostics
 from nablab.model.histfactory import from_spec
 from nablab.relax.histograms import hard_counts, kde_counts
 from nablab.train import loop, networks, objectives
@@ -43,7 +44,7 @@ SETUPS = {
 
 def blobs(purpose, events=EVENTS):
     """Independent samples for each purpose, and independent blobs within each."""
-    sample = toys.blobs(jax.random.key({"training": 11, "held out": 31}[purpose]), events)
+    sample = toys.blobs(events, key=jax.random.key({"training": 11, "held out": 31}[purpose]))
     return {name: x.astype("float32") for name, x in sample.items()}
 
 
@@ -77,7 +78,7 @@ def objective_of(loss, apply, model):
 
     def inferno(mu):
         return lambda params, events: (
-            objectives.sigma_mu(model(params, events, kde_counts), mu) ** 2
+            diagnostics.poi_uncertainty(model(params, events, kde_counts), mu) ** 2
         )
 
     def cls(params, events):
@@ -102,8 +103,8 @@ def hard_figures(model):
         background = found.expected_data(found.parameters(0.0))[: found.structure.main_bins]
         return {
             "CLs": jnp.exp(objectives.log_cls(found)),
-            "sigma_1": objectives.sigma_mu(found, 1.0),
-            "sigma_0": objectives.sigma_mu(found, 0.0),
+            "sigma_1": diagnostics.poi_uncertainty(found, 1.0),
+            "sigma_0": diagnostics.poi_uncertainty(found, 0.0),
             "simulated": jnp.min(background) * HELD_OUT / EXPECTED["background"],
         }
 
@@ -113,7 +114,7 @@ def hard_figures(model):
 def trainings(setup):
     """Functions that train one seed for each of the objectives of a set-up."""
     bins, bandwidth, sizes, epochs, losses = SETUPS[setup]
-    apply, _ = networks.mlp(sizes, jax.random.key(0), START)
+    apply, _ = networks.mlp(sizes, key=jax.random.key(0), initializer=START)
     model = model_of(apply, bins, bandwidth)
     figures = hard_figures(model)
     found = {loss: objective_of(loss, apply, model) for loss in losses}
@@ -122,7 +123,9 @@ def trainings(setup):
     def train(loss, seed):
         began = time.process_time()
         training = loop.train(
-            found[loss], networks.mlp(sizes, jax.random.key(seed), START)[1], blobs("training"),
+            found[loss],
+            networks.mlp(sizes, key=jax.random.key(seed), initializer=START)[1],
+            blobs("training"),
             optimizer=ADAM, steps=epochs[-1] * STEPS_PER_EPOCH, batch_size=BATCH,
             key=jax.random.key(100 + seed), snapshot_every=STEPS_PER_EPOCH, progress=False,
         )  # fmt: skip

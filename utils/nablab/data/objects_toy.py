@@ -25,7 +25,7 @@ JETS = (0.15, 0.25, 0.25, 0.2, 0.1, 0.05)
 LEPTONS = (0.25, 0.6, 0.15)
 
 
-def jets_and_leptons(key: PRNGKeyArray, events: int, *, other: float = 0.0) -> awkward.Array:
+def jets_and_leptons(events: int, *, key: PRNGKeyArray, other: float = 0.0) -> awkward.Array:
     """Events with a varying number of ``jets`` and ``leptons``, each in descending momentum.
 
     Jets have ``pt``, ``eta``, ``phi``, ``mass``, the discriminant ``btag`` between 0 and 1, and
@@ -33,8 +33,8 @@ def jets_and_leptons(key: PRNGKeyArray, events: int, *, other: float = 0.0) -> a
     ``isolation``. Momenta and masses in GeV, angles in radians.
 
     Args:
-        key: random key; the same key gives the same events.
         events: how many.
+        key: random key; the same key gives the same events.
         other: fraction of events from the process that the model does not know.
 
     Raises:

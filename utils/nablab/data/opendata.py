@@ -290,8 +290,8 @@ def select(
 
 def split(
     events: Events,
-    key: int | PRNGKeyArray,
     *,
+    key: int | PRNGKeyArray,
     fractions: Sequence[float] = (0.5, 0.25, 0.25),
 ) -> tuple[Events, ...]:
     """Random parts, for instance for training, validation and test, each worth the full yields.

@@ -72,9 +72,9 @@ def cut_example(
 
 
 def moving_gaussian(
-    key: PRNGKeyArray,
     mean: Float[Array, ""] | float | int,
     *,
+    key: PRNGKeyArray,
     events: int = 100,
     width: Float[Array, ""] | float | int = 1.0,
 ) -> Float[Array, "events"]:
@@ -84,8 +84,8 @@ def moving_gaussian(
     (slope 1) and of ``width`` (the reparametrisation trick, arXiv:1312.6114).
 
     Args:
-        key: random key; the same key gives the same noise.
         mean: centre of the Gaussian, may be traced.
+        key: random key; the same key gives the same noise.
         events: how many draws.
         width: standard deviation, greater than 0, in units of the observable; may be traced.
 
@@ -111,7 +111,7 @@ def _gaussian_samples(
     return samples
 
 
-def blobs(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 2"]]:
+def blobs(events: int, *, key: PRNGKeyArray) -> dict[str, Float[Array, "events 2"]]:
     """The neos toy: signal, nominal background and its two variations, four round blobs.
 
     Simpson and Heinrich, arXiv:2203.05570, with the means of their code, see ``BLOB_MEANS`` (the
@@ -119,9 +119,9 @@ def blobs(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 2"]]
     public code the four blobs are statistically independent.
 
     Args:
-        key: random key, split into one for each blob.
         events: events in each blob; scale the histograms to the yields you want (the paper: 20
             signal and 100 background events).
+        key: random key, split into one for each blob.
 
     Returns:
         ``signal``, ``background`` and its one-sigma variations ``up`` and ``down``.
@@ -135,7 +135,7 @@ def blobs(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 2"]]
 
 
 def two_modes(
-    key: PRNGKeyArray, events: int, *, moments: dict[str, Moments] | None = None
+    events: int, *, key: PRNGKeyArray, moments: dict[str, Moments] | None = None
 ) -> dict[str, Float[Array, "events 2"]]:
     """The first neos toy: a signal and two equally valid predictions of one background.
 
@@ -147,8 +147,8 @@ def two_modes(
     20 signal and 100 background events. The three samples are statistically independent.
 
     Args:
-        key: random key, split into one for each sample.
         events: events in each sample.
+        key: random key, split into one for each sample.
         moments: mean and covariance of each sample, ``TWO_MODES`` if left out.
 
     Returns:
@@ -160,7 +160,7 @@ def two_modes(
     return _gaussian_samples(key, events, TWO_MODES if moments is None else moments)
 
 
-def inferno(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 3"]]:
+def inferno(events: int, *, key: PRNGKeyArray) -> dict[str, Float[Array, "events 3"]]:
     """The INFERNO toy: three features, two of them Gaussian and one exponential.
 
     Signal: a round unit Gaussian at (0, 0), and a decay rate of 2. Background: a Gaussian at (2, 0)
@@ -168,8 +168,8 @@ def inferno(key: PRNGKeyArray, events: int) -> dict[str, Float[Array, "events 3"
     arXiv:1806.04743, which belong to its table; its text prints (1, 1) for the signal's mean.
 
     Args:
-        key: random key, split into one for each sample.
         events: events in each sample; ``INFERNO_YIELDS`` are expected.
+        key: random key, split into one for each sample.
 
     Returns:
         ``signal``, and ``background`` at the nominal nuisance parameters, for other values see

@@ -1,16 +1,15 @@
 """What is known about a fit: where it ended, how it got there, and whether to believe it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nablab.checks import is_traced
+from nablab.pytrees import pytree
 
 
 class Status(IntEnum):
@@ -44,20 +43,7 @@ def clearly_lower(one: Float[Array, "..."], other: Float[Array, "..."]) -> Bool[
     return one < other - SAME * (1.0 + jnp.abs(other))
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "status",
-        "gradient_norm",
-        "smallest_eigenvalue",
-        "flattest",
-        "at_bound",
-        "iterations",
-        "heights",
-    ],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Certificate:
     """What is known about the point where a fit ended.
 
@@ -96,12 +82,7 @@ class Certificate:
         return self
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["parameters", "value", "certificate"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Fit:
     """Where the minimum is, how deep, and how sure."""
 

@@ -6,8 +6,6 @@ likelihood there; none fits again. To read a conditional fit, fix the parameter 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from nablab.infer._calls import compiled
 from nablab.infer.certificates import Fit
 from nablab.model import named_numbers
 from nablab.model.histfactory import Model, from_spec
+from nablab.pytrees import pytree
 
 # A point is read as a minimum if no parameter is further than this from it, in units of its own
 # uncertainty: what is read there is then wrong in the third digit at most.
@@ -30,12 +29,7 @@ CLOSE_ENOUGH = 1e-3
 FEW_EVENTS = 5.0
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["pull", "constraint", "prefit_width", "postfit_width"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Pulls:
     """What a fit did to each parameter, in the model's order.
 
@@ -55,8 +49,7 @@ class Pulls:
     postfit_width: Float[Array, "*batch parameters"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["prefit", "postfit"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class Impacts:
     """How far the parameter of interest moves with each other parameter, in units of itself.
 
@@ -69,12 +62,7 @@ class Impacts:
     postfit: Float[Array, "*batch parameters"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["statistic", "degrees_of_freedom", "p_value", "valid"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class GoodnessOfFit:
     """Test of the model against one that describes the data perfectly.
 

@@ -4,7 +4,6 @@ The semantics are pyhf's. Upper tails are computed as such (``norm.sf``), never 
 beyond 8 standard deviations the latter is exactly zero.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -20,17 +19,13 @@ from nablab.infer.certificates import Certificate, all_converged, failure, refus
 from nablab.infer.mle import best_fit
 from nablab.infer.test_statistics import impossible_bins, statistic, tested
 from nablab.model.histfactory import Model
+from nablab.pytrees import pytree
 
 # The expected band, in pyhf's order: the smallest CLs (most signal-unlike data) first.
 BAND = np.array([2.0, 1.0, 0.0, -1.0, -2.0])
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["observed", "expected", "certificates"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class PValues:
     """Observed and expected p-values (or CLs), with what is known about the fits.
 

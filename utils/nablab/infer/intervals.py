@@ -1,8 +1,5 @@
 """Confidence intervals with the right coverage for few events, from toys."""
 
-from dataclasses import dataclass
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,25 +12,10 @@ from nablab.infer._calls import compiled, non_negative
 from nablab.infer.certificates import Certificate, all_converged
 from nablab.infer.test_statistics import tmu
 from nablab.model.histfactory import Model
-
-FIELDS = [
-    "lower",
-    "upper",
-    "lower_error",
-    "upper_error",
-    "confidence",
-    "grid",
-    "p_values",
-    "p_errors",
-]
+from nablab.pytrees import pytree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[*FIELDS, "failed", "certificates"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Interval:
     """A confidence interval of the parameter of interest, and the scan behind it.
 

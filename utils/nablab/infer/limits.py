@@ -5,9 +5,7 @@ implicit function theorem gives it from the derivatives of CLs at the root, whic
 fits that were made there.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +22,7 @@ from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by
 from nablab.infer.hypotests import BAND, distance_to_median, for_statistic, log_cls, root_of
 from nablab.infer.mle import each, fits
 from nablab.model.histfactory import Model
+from nablab.pytrees import pytree
 
 TOLERANCE = 1e-11  # of the limit, relative
 LARGEST_STEP = 3.0  # of the logarithm of the limit: a factor of 20
@@ -49,12 +48,7 @@ MEANING = {
 }
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["observed", "expected", "status", "certificates"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class UpperLimit:
     """Observed and expected upper limits on the parameter of interest.
 

@@ -9,7 +9,7 @@ and two standard deviations of one parameter, 2.30 and 5.99 the 68.3 % and 95 % 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -26,6 +26,7 @@ from nablab.infer.bounds import outside, refused
 from nablab.infer.certificates import Certificate, Fit, Status, all_converged, beaten_by
 from nablab.infer.minimizer import SIDE_BY_SIDE, minimize
 from nablab.model.histfactory import SMALLEST_RATE, Model
+from nablab.pytrees import pytree
 
 
 def best_fit(
@@ -169,12 +170,7 @@ def is_small(model: Model) -> bool:
     return len(plan(model.structure).shared) <= SIDE_BY_SIDE
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["difference", "parameters", "best_fit", "certificate"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Profile:
     """A likelihood scan, one entry per point; a grid has two axes of points.
 

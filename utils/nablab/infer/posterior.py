@@ -5,7 +5,6 @@ Needs the optional extra ``posterior`` (blackjax). The sampler is the No-U-Turn 
 """
 
 import warnings
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -19,17 +18,13 @@ from nablab.checks import Numbers
 from nablab.infer import diagnostics
 from nablab.infer.mle import best_fit
 from nablab.model.histfactory import Model
+from nablab.pytrees import pytree
 
 BLOCK = 100  # draws of each chain between two movements of the progress bar
 LARGEST_R_HAT = 1.01  # arXiv:1903.08008, section 2
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["samples", "r_hat", "effective_samples", "divergences"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Posterior:
     """Samples of the posterior, and what is known about their quality.
 

@@ -7,7 +7,6 @@ work under ``jit``, ``grad`` or ``vmap``, except for :func:`sample` and :func:`p
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -25,6 +24,7 @@ from nablab.infer.hypotests import BAND
 from nablab.infer.mle import best_fit
 from nablab.infer.test_statistics import TestStatistic
 from nablab.model.histfactory import Model
+from nablab.pytrees import pytree
 
 # Toys fitted side by side, measured on 2 cores: with 1 to 5 bins more than this gains little, with
 # 20 bins it costs, where the fits no longer stay in the cache and all wait for the slowest.
@@ -33,8 +33,7 @@ CHUNK = 128
 TIE = 1e-8
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["values", "statuses"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class Toys:
     """A test statistic in toys.
 
@@ -63,12 +62,7 @@ class Toys:
         return self
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["observed", "error", "expected", "tested", "alternative", "certificates"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class ToyPValues:
     """Observed and expected p-values (or CLs) from toys.
 

@@ -1,9 +1,7 @@
 """Test statistics: how much better another hypothesis describes the data (arXiv:1007.1727)."""
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -13,14 +11,10 @@ from nablab.infer._calls import compiled, non_negative
 from nablab.infer.bounds import refused
 from nablab.infer.certificates import Fit, Status, failure, refuse
 from nablab.model.histfactory import SMALLEST_RATE, Model
+from nablab.pytrees import pytree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["value", "best_fit", "fixed_fit"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class TestStatistic:
     """Value of a test statistic and the two fits behind it.
 

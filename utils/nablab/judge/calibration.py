@@ -90,9 +90,9 @@ class Coverage(Shown):
 def coverage(
     model: Model,
     truth: Model,
+    *,
     key: PRNGKeyArray,
     toys: int = 1000,
-    *,
     confidence: Sequence[float | int] = (0.683, 0.954),
     mu: float | int = 1.0,
 ) -> Coverage:

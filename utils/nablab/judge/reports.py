@@ -63,8 +63,8 @@ def report(
     hard: Callable[[PyTree, PyTree], jax.Array],
     params: PyTree,
     held_out: dict[str, PyTree],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     bootstraps: int = 200,
     model: Callable[[PyTree, PyTree], Model] | None = None,
     trained_on: dict[str, PyTree] | None = None,
@@ -106,7 +106,7 @@ def report(
     keys = jax.random.split(key, bootstraps)
 
     def fluctuated(key):
-        return float(hard(params, bootstrap(key, held_out)))
+        return float(hard(params, bootstrap(held_out, key=key)))
 
     values = np.array(until_interrupted(fluctuated, keys, "bootstrap samples"))
     if not np.isfinite(values).all():
@@ -133,13 +133,14 @@ def _tables(model, params, held_out, trained_on, key, bootstraps):
         robustness(quoted, observed_cls, mu=0.0).table,
         robustness(quoted, best_mu, mu=1.0).table,
         constraints(quoted).table,
-        coverage(quoted, quoted, right_key).table,
+        coverage(quoted, quoted, key=right_key).table,
     ]
     if trained_on is None:
         return tuple(tables)
-    samples = trained_on, held_out, second_key
-    survival = second_sample(observed_cls, model, params, *samples, bootstraps=bootstraps)
-    crossed = coverage(model(params, trained_on), quoted, crossed_key)
+    survival = second_sample(
+        observed_cls, model, params, trained_on, held_out, key=second_key, bootstraps=bootstraps
+    )
+    crossed = coverage(model(params, trained_on), quoted, key=crossed_key)
     for table, which in (
         (survival.table, "first: the events of the training, second: held-out events"),
         (crossed.table, "templates from the events of the training, truth from held-out events"),

@@ -129,9 +129,9 @@ def second_sample(
     params: PyTree,
     first: dict[str, PyTree],
     second: dict[str, PyTree],
+    *,
     key: PRNGKeyArray,
     mu: float | int = 0.0,
-    *,
     bootstraps: int = 200,
 ) -> SecondSample:
     """Compare a number between two independent simulated samples.
@@ -171,7 +171,7 @@ def second_sample(
     nominal = np.array(_compared(number, *models, mu), dtype=float)
 
     def compared(pair):
-        drawn = (bootstrap(key, events) for key, events in zip(pair, samples, strict=True))
+        drawn = (bootstrap(events, key=key) for key, events in zip(pair, samples, strict=True))
         return _compared(number, *(build(params, events) for events in drawn), mu)
 
     keys = jax.random.split(key, (bootstraps, 2))

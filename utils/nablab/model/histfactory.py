@@ -8,8 +8,7 @@ differentiable in its parameters *and* in every yield of the specification.
 
 import operator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from nablab.checks import Numbers
 from nablab.indexing import put, take
 from nablab.model import _specification, interpolation
 from nablab.model._specification import Structure
+from nablab.pytrees import pytree
 
 PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
 # Below this rate the Poisson log-likelihood goes on as a straight line, so that an empty bin with
@@ -32,25 +32,7 @@ SMALLEST_RATE = 1e-70
 ROUNDING = 1e-13
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "nominal",
-        "shift_down",
-        "shift_up",
-        "normsys_down",
-        "normsys_up",
-        "poisson_scale",
-        "normal_width",
-        "auxdata",
-        "init",
-        "lower",
-        "upper",
-        "fixed",
-    ],
-    meta_fields=["structure"],
-)
-@dataclass(frozen=True)
+@pytree(static=("structure",))
 class Model:
     """A HistFactory model: numbers (all differentiable) and a fixed structure."""
 

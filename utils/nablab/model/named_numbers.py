@@ -10,8 +10,8 @@ every number of a likelihood is one line::
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ import pyhf
 from nablab.checks import is_traced
 from nablab.model import _forms
 from nablab.model._forms import Part
+from nablab.pytrees import pytree
 
 _CONFIGURED = ("inits", "bounds", "auxdata", "sigmas", "factors")
 
@@ -34,8 +35,7 @@ class Entry(NamedTuple):
     key: str
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["vector"], meta_fields=["names", "shapes"])
-@dataclass(frozen=True, eq=False)
+@pytree(static=("names", "shapes"), eq=False)
 class NamedNumbers(Mapping):
     """All numbers of a specification: a mapping from names to arrays, held in one vector.
 

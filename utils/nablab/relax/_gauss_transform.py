@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from nablab.relax._blocks import power_sums
+
 NODES = 16
 FINE = 16
 ORDER = 8
@@ -128,34 +130,16 @@ def _place(x, cells: Cells):
 def _moments(x, weights, cells: Cells):
     """Sums of w offset^k and of w^2 offset^k: [order, cell, part of the cell] each."""
     kept = GAP * (cells.starts.shape[0] - 2) + 2 * REACH + 3
-    kinds = 1 if weights is None else 2  # without weights w and w^2 are the same
-
-    @partial(jax.checkpoint, prevent_cse=False)  # recomputed backwards: nothing per event is kept
-    def add(sums, x, weights):
-        x = x.astype(float)
-        place, offset = _place(x, cells)
-        terms = [jnp.ones_like(x)]
-        if weights is not None:
-            terms = [weights.astype(float), weights.astype(float) ** 2]
-        updated = []
-        for term in terms:
-            for _ in range(ORDER):
-                total = sums[len(updated)]
-                updated.append(total.at[place].add(term, mode="promise_in_bounds"))
-                term = term * offset
-        return updated
-
-    # Chunks that divide the events: no last one is left over, and the arrays need no copy.
-    events = x.shape[0]
-    chunk = next((c for c in range(2 * CHUNK, CHUNK // 2, -1) if events % c == 0), CHUNK)
-    split = events - events % chunk
-    sums = [jnp.zeros(kept * FINE) for _ in range(kinds * ORDER)]
-    chunks = jax.tree.map(lambda a: a[:split].reshape(split // chunk, chunk), (x, weights))
-    sums, _ = jax.lax.scan(lambda sums, chunk: (add(sums, *chunk), None), sums, chunks)
-    if split < events:
-        sums = add(sums, *jax.tree.map(lambda a: a[split:], (x, weights)))
-    moments = jnp.stack(sums).reshape(kinds, ORDER, kept, FINE)
-    return moments[0], moments[-1]
+    sums = power_sums(
+        lambda x: _place(x, cells),
+        x,
+        weights,
+        orders=(ORDER, ORDER),
+        places=kept * FINE,
+        chunk=CHUNK,
+    )
+    first, second = (jnp.stack(part).reshape(ORDER, kept, FINE) for part in sums)
+    return first, second
 
 
 def _chebyshev(count: int) -> np.ndarray:

@@ -14,7 +14,6 @@ import warnings
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from nablab import checks
@@ -130,11 +129,6 @@ def soft_ellipse(
     return soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope=slope, profile=profile)
 
 
-def log_soft_ellipse(x, y, centre, radii, *, angle=0.0, slope=1.0, profile="sigmoid"):
-    """Logarithm of :func:`soft_ellipse`, as :func:`log_soft_cut` is that of :func:`soft_cut`."""
-    return log_soft_cut(_inside(x, y, centre, radii, angle), 0.0, slope=slope, profile=profile)
-
-
 def hard_ellipse(x, y, centre, radii, *, angle=0.0, slope=None, profile=None):
     """Weight 1 inside of the ellipse and 0 elsewhere; arguments as for :func:`soft_ellipse`."""
     return hard_cut(_inside(x, y, centre, radii, angle), 0.0)
@@ -156,18 +150,6 @@ def spread(x: Column) -> Float[Array, "*features"]:
     low, high = jnp.quantile(jnp.asarray(x), jnp.array([0.158655, 0.841345]), axis=0)
     checks.positive("spread of x", (high - low) / 2)
     return (high - low) / 2 * checks.one_if(high > low)
-
-
-def annealed(first: float, last: float, steps: int) -> optax.Schedule:
-    """A slope (or bandwidth) for each step: geometric from ``first`` to ``last``, then constant.
-
-    Raises:
-        ValueError: one of them is not positive.
-    """
-    checks.positive("first", first)
-    checks.positive("last", last)
-    checks.positive("steps", steps)
-    return optax.exponential_decay(first, steps, last / first, end_value=last)
 
 
 def warn_of_preselection(

@@ -10,10 +10,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from nablab import checks
 from nablab.checks import Column, Numbers
+from nablab.relax._blocks import sum_in_blocks
+from nablab.relax.counts import Counts
+
+BLOCK = 256  # events at a time in gradient_counts, where each has its own bins x parameters
 
 
 def straight_through(
@@ -74,9 +78,52 @@ def boundary_gradient(
     return -jnp.diff(height * speed) * checks.one_if(good)
 
 
+def gradient_counts(
+    counts: Callable[[PyTree, PyTree], Counts], parameters: PyTree, events: PyTree
+) -> PyTree:
+    """Derivatives of the counts with respect to parameters, and the variances of these.
+
+    The derivative of a count is a sum over events like the count itself, so that its variance is
+    the sum of the squares of what each event adds to it. Events are taken one by one, in blocks:
+    time grows with events x bins x parameters, memory does not.
+
+    Args:
+        counts: function of parameters and events that returns Counts which are sums over events;
+            edges taken from the same events, say, are not allowed to depend on them.
+        parameters: any tree of floating-point numbers or arrays, such as ``{"mean": 0.0}``.
+        events: array, or tree of arrays, whose first axis counts the events.
+
+    Returns:
+        The tree of ``parameters`` with Counts for each leaf: ``values`` are the derivatives
+        (signed), in the shape of the counts, behind the shape of the leaf. ``to_hist`` makes a
+        histogram of each. Works under ``jit``, ``grad`` and ``vmap``.
+    """
+    parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=float), parameters)
+    events = jax.tree.map(jnp.asarray, events)
+    leaves, structure = jax.tree.flatten(parameters)
+
+    def of_one_event(event):
+        alone = jax.tree.map(lambda array: array[None], event)
+        jacobian = jax.jacfwd(lambda parameters: counts(parameters, alone).values)(parameters)
+        return [
+            # jacfwd puts the axes of the leaf last
+            jnp.moveaxis(part, range(-leaf.ndim, 0), range(leaf.ndim))
+            for part, leaf in zip(jax.tree.leaves(jacobian), leaves, strict=True)
+        ]
+
+    def of_block(block):
+        parts = jax.vmap(of_one_event)(block)
+        return [(part.sum(axis=0), (part**2).sum(axis=0)) for part in parts]
+
+    edges = counts(parameters, jax.tree.map(lambda array: array[:1], events)).edges
+    sums = sum_in_blocks(of_block, events, size=BLOCK)
+    return jax.tree.unflatten(structure, [Counts(*part, edges) for part in sums])
+
+
 def score_function_gradient(
     objective: Callable,
     parameters: Float[Numbers, "parameters"],
+    *,
     widths: Float[Numbers, "parameters"] | Float[Numbers, ""] | float,
     key: Key[Array, ""],
     samples: int,

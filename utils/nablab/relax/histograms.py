@@ -15,26 +15,20 @@ holds for edges that do not increase and for a bandwidth that is not positive.
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from nablab import checks
 from nablab.checks import Column, Numbers
 from nablab.relax import _gauss_transform
+from nablab.relax._blocks import sum_in_blocks
+from nablab.relax.counts import Counts
 from nablab.relax.kernels import KERNELS, named
 
 BLOCK = 8192
-
-
-class Counts(NamedTuple):
-    """Weighted counts per bin, and their variances (sums of squared weights)."""
-
-    values: Float[Array, "*bins"]
-    variances: Float[Array, "*bins"]
 
 
 def kde_counts(
@@ -229,19 +223,22 @@ def checked_edges(name, edges):
     return edges.astype(float)
 
 
-def nan_if_bad(counts: Counts, events, *, edges=(), bandwidths=()) -> Counts:
-    """The counts, or NaN if there is something among the traced inputs that is an error elsewhere.
+def nan_if_bad(counts: Counts, events, *, edges, bandwidths=()) -> Counts:
+    """The counts with their edges, NaN if something is traced that is an error elsewhere.
 
     Args:
         counts: of all bins.
         events: arrays that must be finite, or None.
-        edges: arrays that must increase, too.
+        edges: arrays that must increase, too, one for each axis.
         bandwidths: numbers that must be positive, too.
     """
     good = [checks.all_finite(a) for a in (*events, *edges, *bandwidths) if checks.is_traced(a)]
     good += [checks.one_if(jnp.all(jnp.diff(e) > 0)) for e in edges if checks.is_traced(e)]
     good += [checks.one_if(h > 0) for h in bandwidths if checks.is_traced(h)]
-    return Counts(*(part * math.prod(good) for part in counts)) if good else counts
+    values, variances, _ = counts
+    if good:
+        values, variances = (part * math.prod(good) for part in (values, variances))
+    return Counts(values, variances, edges[0] if len(edges) == 1 else edges)
 
 
 def _not_too_narrow(bandwidth):
@@ -255,26 +252,10 @@ def _or_ones(weights, x):
 
 
 def _sum_of_memberships(memberships, x, weights) -> Counts:
-    def block_counts(x, weights):
+    def of_block(events):
+        x, weights = events
         weighted = weights[:, None] * memberships(x)
-        return Counts(weighted.sum(axis=0), (weighted**2).sum(axis=0))
+        return weighted.sum(axis=0), (weighted**2).sum(axis=0)
 
-    return sum_in_blocks(block_counts, jnp.asarray(x, dtype=float), _or_ones(weights, x))
-
-
-def sum_in_blocks(block_counts, *events) -> Counts:
-    """Add up the counts of one block of events after the other; their weights come last."""
-    # Recomputed in the backward pass, so that no block is kept in memory.
-    block_counts = jax.checkpoint(block_counts)
-    number = events[0].shape[0]
-    if number <= BLOCK:
-        return block_counts(*events)
-    padding = -number % BLOCK  # the events that fill up the last block have weight 0
-    blocks = [jnp.pad(array, (0, padding)).reshape(-1, BLOCK) for array in events]
-
-    def add(total, block):
-        return jax.tree.map(jnp.add, total, block_counts(*block)), None
-
-    shapes = jax.eval_shape(block_counts, *(array[0] for array in blocks))
-    zeros = jax.tree.map(lambda part: jnp.zeros(part.shape), shapes)
-    return jax.lax.scan(add, zeros, blocks)[0]
+    events = jnp.asarray(x, dtype=float), _or_ones(weights, x)
+    return Counts(*sum_in_blocks(of_block, events, size=BLOCK))

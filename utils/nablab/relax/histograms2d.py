@@ -17,14 +17,15 @@ from jaxtyping import Float
 
 from nablab import checks
 from nablab.checks import Column, Numbers
+from nablab.relax import histograms
+from nablab.relax._blocks import sum_in_blocks
+from nablab.relax.counts import Counts
 from nablab.relax.histograms import (
-    Counts,
     bin_of,
     checked_edges,
     checked_observable,
     kernel_memberships,
     nan_if_bad,
-    sum_in_blocks,
 )
 
 
@@ -73,12 +74,13 @@ def _counts(x, y, weights, x_edges, y_edges, bandwidths, fold_tails) -> Counts:
     def memberships(x, edges, bandwidth):
         return kernel_memberships(x, edges, bandwidth=bandwidth, fold_tails=fold_tails)
 
-    def block_counts(x, y, weights):
+    def of_block(events):
+        x, y, weights = events
         p_x = weights[:, None] * memberships(x, x_edges, bandwidths[0])
         p_y = memberships(y, y_edges, bandwidths[1])
-        return Counts(p_x.T @ p_y, (p_x**2).T @ p_y**2)
+        return p_x.T @ p_y, (p_x**2).T @ p_y**2
 
-    return sum_in_blocks(block_counts, x, y, weights)
+    return Counts(*sum_in_blocks(of_block, (x, y, weights), size=histograms.BLOCK))
 
 
 def hard_counts_2d(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Column, Numbers
+from nablab.relax._blocks import sum_in_blocks
 from nablab.relax.cuts import PROFILES, spread
 from nablab.relax.histograms import checked_observable
 from nablab.relax.kernels import KERNELS, named
@@ -78,17 +79,13 @@ def probe(
 
         return jax.jvp(counts, (x[None],), (velocity[None],))[1]
 
-    def add(total, block):
-        c = jax.vmap(contribution)(*block)
+    def of_block(events):
+        c = jax.vmap(contribution)(*events)
         squares = (c**2).sum(axis=1)
-        lengths = jnp.sqrt(squares).sum()
-        return jax.tree.map(jnp.add, total, (c.sum(0), (c**2).sum(0), lengths, squares.sum())), None
+        return c.sum(0), (c**2).sum(0), jnp.sqrt(squares).sum(), squares.sum()
 
-    padding = -x.shape[0] % BLOCK  # the events that fill up the last block have weight 0
-    blocks = [jnp.pad(a, (0, padding)).reshape(-1, BLOCK) for a in (x, weights, velocity)]
-    zeros = jnp.zeros(jnp.shape(reference))
-    start = zeros, zeros, jnp.zeros(()), jnp.zeros(())
-    (gradient, squares, lengths, square), _ = jax.lax.scan(add, start, tuple(blocks))
+    sums = sum_in_blocks(of_block, (x, weights, velocity), size=BLOCK)
+    gradient, squares, lengths, square = sums
     bias = gradient - reference
     return Probe(
         gradient,

@@ -29,7 +29,9 @@ from jaxtyping import Float
 
 from nablab import checks
 from nablab.checks import Column, Numbers
-from nablab.relax.histograms import Counts, checked_events, nan_if_bad
+from nablab.relax._blocks import power_sums
+from nablab.relax.counts import Counts
+from nablab.relax.histograms import checked_events, nan_if_bad
 
 #: Intervals between knots for each bin; so many more as if there were EXTRA_BINS more bins.
 KNOTS_PER_BIN = 10
@@ -104,7 +106,14 @@ def _counts(x, edges, bandwidth, weights, fold_tails) -> Counts:
         sum(piece * array for piece, array in zip(column, shifted, strict=True))
         for column in _pieces(DEGREE).T
     ]
-    first, second = _power_sums(x, weights, position, intervals)
+
+    def locate(x):  # the interval, and the place there from -1/2 to 1/2
+        knots = jnp.clip(position(x), 0.0, intervals)
+        place = jnp.clip(jnp.floor(knots).astype(int), 0, intervals - 1)
+        return place, knots - place - 0.5
+
+    orders = DEGREE + 1, 2 * DEGREE + 1
+    first, second = power_sums(locate, x, weights, orders=orders, places=intervals, chunk=CHUNK)
     values = sum(a * first[p] for p, a in enumerate(polynomial)).sum(axis=1)
     variances = sum(
         a * b * second[p + q] for p, a in enumerate(polynomial) for q, b in enumerate(polynomial)
@@ -144,35 +153,6 @@ def _memberships(edge_positions, width, intervals, fold_tails):
     if fold_tails:
         coefficients = coefficients.at[0, :DEGREE].set(1.0).at[-1, -DEGREE:].set(1.0)
     return coefficients
-
-
-def _power_sums(x, weights, position, intervals):
-    """Sums of w s^p and w^2 s^p on each interval, with s from -1/2 to 1/2; one array a power."""
-    first, second = DEGREE + 1, 2 * DEGREE + 1
-    orders = [second] if weights is None else [first, second]  # without weights w and w^2 are 1
-
-    @partial(jax.checkpoint, prevent_cse=False)  # recomputed backwards: nothing per event is kept
-    def add(sums, x, weights):
-        knots = jnp.clip(position(x.astype(float)), 0.0, intervals)
-        place = jnp.clip(jnp.floor(knots).astype(int), 0, intervals - 1)
-        offset = knots - place - 0.5
-        terms = [jnp.ones_like(offset)]
-        if weights is not None:
-            terms = [weights.astype(float), weights.astype(float) ** 2]
-        updated = []
-        for order, term in zip(orders, terms, strict=True):
-            for _ in range(order):
-                total = sums[len(updated)]
-                updated.append(total.at[place].add(term, mode="promise_in_bounds"))
-                term = term * offset
-        return updated
-
-    split = x.shape[0] - x.shape[0] % CHUNK
-    chunks = jax.tree.map(lambda a: a[:split].reshape(-1, CHUNK), (x, weights))
-    sums = [jnp.zeros(intervals) for _ in range(sum(orders))]
-    sums, _ = jax.lax.scan(lambda sums, chunk: (add(sums, *chunk), None), sums, chunks)
-    sums = add(sums, *jax.tree.map(lambda a: a[split:], (x, weights)))
-    return sums[:first], sums[-second:]
 
 
 @cache

@@ -20,7 +20,7 @@ MOST_CELLS_WITH_NUMBERS = 60
 
 
 def sensitivity(
-    ax: Axes, slopes: dict[str, dict[str, Float[Numbers, "bins"]]], label: str | None = None
+    ax: Axes, slopes: dict[str, dict[str, Float[Numbers, "bins"]]], *, label: str | None = None
 ) -> list[Artist]:
     """A map of derivatives, samples against bins, with a gap between the channels.
 

@@ -52,7 +52,12 @@ class Movie:
 
 
 def record(
-    figure: Figure, update: Callable, frames: int | Iterable, fps: int | float = 20, alt: str = ""
+    figure: Figure,
+    update: Callable,
+    frames: int | Iterable,
+    *,
+    fps: int | float = 20,
+    alt: str = "",
 ) -> Movie:
     """Record ``update(frame)`` for each frame (a number of frames, or the frames themselves).
 

@@ -146,6 +146,7 @@ def outline(
     ax: Axes,
     counts: Real[Numbers, "bins"],
     edges: Real[Numbers, "edges"],
+    *,
     uncertainty: Real[Numbers, "bins"] | None = None,
     colour: str = COLOUR["soft"],
     label: str | None = None,
@@ -174,6 +175,7 @@ def stacked(
     edges: Real[Numbers, "edges"],
     signal: Real[Numbers, "bins"],
     background: Real[Numbers, "bins"],
+    *,
     background_band: Real[Numbers, "..."] | None = None,
 ) -> list[Artist]:
     """Background, signal on top of it, and the uncertainty of the background as a hatched band.
@@ -194,7 +196,7 @@ def stacked(
     return artists
 
 
-def events_2d(ax: Axes, samples: dict[str, Real[Numbers, "events 2"]], size=4) -> list[Artist]:
+def events_2d(ax: Axes, samples: dict[str, Real[Numbers, "events 2"]], *, size=4) -> list[Artist]:
     """One dot per event and sample; known names (``SAMPLES``) keep their colour and marker."""
     artists = []
     for name, points in samples.items():
@@ -209,6 +211,7 @@ def decision_map(
     ax: Axes,
     values: Real[Numbers, "rows columns"],
     extent: tuple,
+    *,
     low: int | float = 0.0,
     high: int | float = 1.0,
     lines: int = 5,
@@ -247,6 +250,7 @@ def curve(
     ax: Axes,
     x: Real[Numbers, "points"],
     y: Real[Numbers, "points"],
+    *,
     label: str | None = None,
     colour: str = COLOUR["soft"],
     **style,
@@ -255,12 +259,12 @@ def curve(
     return ax.plot(np.asarray(x), np.asarray(y), label=label, color=colour, **style)
 
 
-def cut_line(ax: Axes, threshold, label: str | None = None) -> list[Artist]:
+def cut_line(ax: Axes, threshold, *, label: str | None = None) -> list[Artist]:
     """A dashed vertical line at the threshold of a cut."""
     return [ax.axvline(float(threshold), color=COLOUR["cut"], ls=CUT_DASHES, label=label)]
 
 
-def gradient_arrow(ax: Axes, x, y, slope, length=50) -> list[Artist]:
+def gradient_arrow(ax: Axes, x, y, slope, *, length=50) -> list[Artist]:
     """The point (x, y) and an arrow of ``length`` pixels along the tangent, uphill.
 
     A slope of zero has no uphill: a flat bar to both sides. A slope that is NaN or infinite: an

@@ -2,7 +2,7 @@
 
 from nablab.train import inferno
 from nablab.train.histories import ALL_DONE, INTERRUPTED, Training
-from nablab.train.loop import clamped, train, train_seeds
+from nablab.train.loop import annealed, clamped, train, train_seeds
 from nablab.train.networks import MLP, mlp
 from nablab.train.objectives import (
     asimov_significance,
@@ -14,10 +14,8 @@ from nablab.train.objectives import (
     log_generalised_variance,
     log_limit,
     log_p0,
-    poi_variance,
     reversed_gradient,
     s_over_sqrt_b,
-    sigma_mu,
 )
 
 __all__ = [
@@ -25,6 +23,7 @@ __all__ = [
     "INTERRUPTED",
     "MLP",
     "Training",
+    "annealed",
     "asimov_significance",
     "balanced_cross_entropy",
     "clamped",
@@ -37,10 +36,8 @@ __all__ = [
     "log_limit",
     "log_p0",
     "mlp",
-    "poi_variance",
     "reversed_gradient",
     "s_over_sqrt_b",
-    "sigma_mu",
     "train",
     "train_seeds",
 ]

@@ -137,7 +137,7 @@ def hard_bins(apply: Callable, params: PyTree) -> Callable:
     return bin_of
 
 
-def probability_bins(probability: Callable, bins: int = BINS) -> Callable:
+def probability_bins(probability: Callable, *, bins: int = BINS) -> Callable:
     """The bin of an event in equal bins of a signal probability, -1 where that is NaN."""
 
     def bin_of(x):

@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
+from nablab import checks
 from nablab.train import checkpoints, stepping
 from nablab.train.checkpoints import Probe, Reached
 from nablab.train.histories import ALL_DONE, INTERRUPTED, Training, continued
@@ -138,6 +139,18 @@ def clamped(low, high) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def annealed(first: float, last: float, *, steps: int) -> optax.Schedule:
+    """A slope (or bandwidth) for each step: geometric from ``first`` to ``last``, then constant.
+
+    Raises:
+        ValueError: one of them is not positive.
+    """
+    checks.positive("first", first)
+    checks.positive("last", last)
+    checks.positive("steps", steps)
+    return optax.exponential_decay(first, steps, last / first, end_value=last)
+
+
 @dataclass(frozen=True)
 class _Task:
     """What is asked of some trainings."""
@@ -165,7 +178,7 @@ class _Task:
     def advance(self, state, until) -> stepping.Steps:
         return stepping.advance(
             self.objective, self.optimizer, self.batch_size, self.seeds,
-            state, self.key, self.events, until,
+            state, self.events, until, key=self.key,
         )  # fmt: skip
 
     def updates(self, state, gradient) -> PyTree:

@@ -40,7 +40,7 @@ class MLP(nnx.Module):
 
 
 def mlp(
-    sizes: Sequence[int], key: PRNGKeyArray, initializer: Callable = LECUN_NORMAL
+    sizes: Sequence[int], *, key: PRNGKeyArray, initializer: Callable = LECUN_NORMAL
 ) -> tuple[Callable, PyTree]:
     """A network as a pure function: ``apply(params, x)``, and its starting parameters.
 

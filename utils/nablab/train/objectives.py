@@ -191,11 +191,6 @@ def log_limit(model: Model, *, confidence: Float[Numbers, ""] | float = 0.95) ->
     return jnp.log(limits.expected_upper_limit(model, confidence=confidence).median)
 
 
-def sigma_mu(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float[Array, ""]:
-    """Expected standard deviation of the signal strength at ``mu`` (INFERNO, arXiv:1806.04743)."""
-    return diagnostics.poi_uncertainty(model, mu)
-
-
 def log_generalised_variance(
     model: Model, mu: Float[Numbers, ""] | float = 1.0
 ) -> Float[Array, ""]:

@@ -39,12 +39,12 @@ class Steps(NamedTuple):
     last_gradient: PyTree
 
 
-def draw(key: PRNGKeyArray, events: dict[str, PyTree], size: int | None = None) -> dict:
+def draw(events: dict[str, PyTree], *, key: PRNGKeyArray, size: int | None = None) -> dict:
     """Draw events with replacement, each sample with its own key.
 
     Args:
-        key: random key.
         events: samples by name.
+        key: random key.
         size: events to draw from each sample; as many as it has if absent (a bootstrap sample).
     """
     keys = jax.random.split(key, len(events))
@@ -57,9 +57,9 @@ def draw(key: PRNGKeyArray, events: dict[str, PyTree], size: int | None = None) 
 
 
 @jax.jit
-def bootstrap(key: PRNGKeyArray, events: dict[str, PyTree]) -> dict:
+def bootstrap(events: dict[str, PyTree], *, key: PRNGKeyArray) -> dict:
     """A bootstrap sample: as many events as there are, drawn with replacement by :func:`draw`."""
-    return draw(key, events)
+    return draw(events, key=key)
 
 
 def until_interrupted(function, items, name, fewest=20) -> list:
@@ -80,7 +80,7 @@ def until_interrupted(function, items, name, fewest=20) -> list:
     return done
 
 
-def advance(objective, optimizer, batch_size, seeds, state, key, events, until) -> Steps:
+def advance(objective, optimizer, batch_size, seeds, state, events, until, *, key) -> Steps:
     """Steps up to the number ``until``, at most 1,000; a step that is not finite is refused."""
     run = memory.compiled(_advancing, (objective, optimizer.update), batch_size, seeds)
     return run(state, key, events, until)
@@ -100,7 +100,7 @@ def _advancing(objective, update, batch_size, seeds):
     def step(key, events, carry):
         state, losses, _, _, taken = carry
         step_key = jax.random.fold_in(key, state.step + 1)
-        batch = events if batch_size is None else draw(step_key, events, batch_size)
+        batch = events if batch_size is None else draw(events, key=step_key, size=batch_size)
         loss, gradient = jax.value_and_grad(objective())(state.params, batch)
         moves, optimizer_state = update()(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, moves)

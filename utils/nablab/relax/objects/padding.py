@@ -1,19 +1,15 @@
-"""The jets and leptons of an event: padded arrays and soft ordering.
+"""The jets and leptons of an event in padded arrays.
 
 Events have different numbers of objects, arrays do not: every event has room for the same number
 of objects, and a mask tells objects from padding. The last axis is that of the objects; leading
 axes, such as that of the events, are free.
 """
 
-import operator
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from nablab import checks
-from nablab.checks import Numbers
 
 #: What fills up the arrays. At 1 square roots, logarithms, inverses and their derivatives are
 #: finite: a gradient through padding is a finite number times 0, where 1/0 times 0 would be NaN.
@@ -96,82 +92,3 @@ def _counts_and_values(jagged):
         events.append(event)
     counts = np.array([len(event) for event in events], dtype=int)
     return counts, np.concatenate([np.zeros(0), *events])
-
-
-def soft_top_k(
-    values: Float[Numbers, "*events objects"],
-    mask: Bool[Numbers, "*events objects"],
-    k: int,
-    *,
-    temperature: Float[Numbers, ""] | float,
-) -> Float[Array, "*events k objects"]:
-    """Weight of each object in the places 1 to k, in descending order of the values (SoftSort).
-
-    Place i is shared by the objects with values close to the i-th largest one (arXiv:2006.16038)::
-
-        weight of object j in place i = exp(-|values_(i) - values_j| / temperature) / sum over j
-
-    ``(weights * eta[..., None, :]).sum(-1)`` is the soft eta of the k leading objects. With k as
-    large as the arrays this is a soft sort.
-
-    Args:
-        values: what to order by, e.g. pt.
-        mask: true for objects, false for padding.
-        k: number of places.
-        temperature: in the unit of the values; objects within it are mixed. Far below the
-            differences of the values the weights are those of :func:`hard_top_k`, and the
-            gradient of the weights is zero.
-
-    Returns:
-        Weights that add up to 1 in each place; all zero in the places that an event with fewer
-        than k objects leaves empty, and for padding.
-
-    Raises:
-        ValueError: a value is not finite, the temperature is not positive, a shape differs, or
-            k is not between 1 and the number of objects that the arrays have room for. Under
-            ``jit`` the weights of an event with such a value are NaN.
-    """
-    checks.positive("temperature", temperature)
-    values, places, taken = _ordered(values, mask, k)
-    leading = jnp.take_along_axis(values, places, axis=-1)
-    if checks.is_traced(temperature):
-        temperature *= checks.one_if(temperature > 0)
-    distances = jnp.abs(leading[..., :, None] - values[..., None, :]) / temperature
-    weights = jnp.where(mask[..., None, :], jnp.exp(-distances), 0.0)
-    # The object in its own place contributes 1, so that the sum over the objects is safe.
-    total = jnp.where(taken[..., None], weights.sum(axis=-1, keepdims=True), 1.0)
-    return jnp.where(taken[..., None], weights / total, 0.0) * _known(values)
-
-
-def hard_top_k(
-    values: Float[Numbers, "*events objects"],
-    mask: Bool[Numbers, "*events objects"],
-    k: int,
-    *,
-    temperature: Float[Numbers, ""] | float | None = None,
-) -> Float[Array, "*events k objects"]:
-    """Weight 1 for the object in each of the places 1 to k, and 0 otherwise.
-
-    Arguments, result and errors as for :func:`soft_top_k`; ``temperature`` is not used. Objects
-    with equal values keep their order.
-    """
-    values, places, taken = _ordered(values, mask, k)
-    weights = jnp.where(taken[..., None], jax.nn.one_hot(places, values.shape[-1]), 0.0)
-    return jnp.where(jnp.isnan(_known(values)), jnp.nan, weights)
-
-
-def _known(values):
-    """1, or NaN for an event with a value that cannot be ordered: [event, place, object]."""
-    return checks.one_if(jnp.isfinite(values).all(axis=-1))[..., None, None]
-
-
-def _ordered(values, mask, k):
-    """The values without padding, the indices of the k largest, and which of these exist."""
-    checks.same_shape("mask", mask, "values", values)
-    room = jnp.shape(values)[-1]
-    if not 1 <= operator.index(k) <= room:
-        raise ValueError(f"k is {k}: it must be between 1 and {room}, the room for objects")
-    values = jnp.where(mask, values, 0.0)
-    checks.finite("values", values)
-    places = jnp.argsort(jnp.where(mask, -values, jnp.inf), axis=-1, stable=True)[..., :k]
-    return values, places, jnp.take_along_axis(jnp.asarray(mask), places, axis=-1)

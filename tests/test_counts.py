@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nablab.relax.hist_io import BLOCK, from_hist, gradient_counts, to_hist
-from nablab.relax.histograms import Counts, kde_counts
+from nablab.relax.counts import Counts
+from nablab.relax.estimators import BLOCK, gradient_counts
+from nablab.relax.histograms import kde_counts
 from nablab.relax.histograms2d import kde_counts_2d
 
 EDGES = np.array([-2.0, -1.0, -0.5, 0.0, 0.7, 1.0, 2.0])
@@ -34,36 +35,33 @@ def gradients():
 
 @pytest.fixture(scope="module")
 def histograms(gradients):
-    return {name: to_hist(gradient, EDGES, name="mass") for name, gradient in gradients.items()}
+    return {name: gradient.to_hist(name="mass") for name, gradient in gradients.items()}
 
 
 def test_there_and_back_in_one_dimension():
-    counts = Counts(jnp.array([1.0, -2.5, 3.0]), jnp.array([0.5, 0.0, 2.0]))
-    histogram = to_hist(counts, EDGES[:4], name="mass", label="signal")
+    counts = Counts(jnp.array([1.0, -2.5, 3.0]), jnp.array([0.5, 0.0, 2.0]), EDGES[:4])
+    histogram = counts.to_hist(name="mass", label="signal")
     assert histogram.axes[0].name == "mass" and histogram.label == "signal"
     assert histogram.storage_type is hist.storage.Weight
-    again, edges = from_hist(histogram)
+    again = Counts.from_hist(histogram)
     np.testing.assert_array_equal(again.values, counts.values)
     np.testing.assert_array_equal(again.variances, counts.variances)
-    np.testing.assert_array_equal(edges, EDGES[:4])
+    np.testing.assert_array_equal(again.edges, EDGES[:4])
 
 
 def test_there_and_back_in_two_dimensions():
     x, y = np.random.default_rng(1).normal(size=(2, 30))
     counts = kde_counts_2d(x, y, EDGES, EDGES[:4], bandwidths=[0.3, 0.4])
-    histogram = to_hist(counts, (EDGES, EDGES[:4]), name=("a", "b"))
+    histogram = counts.to_hist(name=("a", "b"))
     assert [axis.name for axis in histogram.axes] == ["a", "b"]
-    again, (x_edges, y_edges) = from_hist(histogram)
+    again = Counts.from_hist(histogram)
     np.testing.assert_array_equal(again.values, counts.values)
     np.testing.assert_array_equal(again.variances, counts.variances)
-    np.testing.assert_array_equal(x_edges, EDGES)
-    np.testing.assert_array_equal(y_edges, EDGES[:4])
-    over_y = from_hist(histogram[:, sum])[0]
+    np.testing.assert_array_equal(again.edges[0], EDGES)
+    np.testing.assert_array_equal(again.edges[1], EDGES[:4])
+    over_y = Counts.from_hist(histogram[:, sum])
     np.testing.assert_allclose(over_y.values, counts.values.sum(axis=1), rtol=1e-14)
-    assert [axis.name for axis in to_hist(counts, (EDGES, EDGES[:4]), name="p").axes] == [
-        "p_x",
-        "p_y",
-    ]
+    assert [axis.name for axis in counts.to_hist(name="p").axes] == ["p_x", "p_y"]
 
 
 class UprootLike:
@@ -86,13 +84,13 @@ def test_other_libraries_are_read():
         boost_histogram.axis.Regular(4, -1, 1), storage=boost_histogram.storage.Weight()
     )
     filled.fill([-0.9, 0.1, 0.2, 0.9], weight=[1.0, 2.0, 3.0, -1.0])
-    counts, edges = from_hist(filled)
+    counts = Counts.from_hist(filled)
     np.testing.assert_array_equal(counts.values, [1, 0, 5, -1])
     np.testing.assert_array_equal(counts.variances, [1, 0, 13, 1])
-    np.testing.assert_array_equal(edges, [-1, -0.5, 0, 0.5, 1])
-    counts, edges = from_hist(UprootLike([0.0, 3.0, 4.0, 0.0], [0.0, 1.0, 2.0]))
+    np.testing.assert_array_equal(counts.edges, [-1, -0.5, 0, 0.5, 1])
+    counts = Counts.from_hist(UprootLike([0.0, 3.0, 4.0, 0.0], [0.0, 1.0, 2.0]))
     np.testing.assert_array_equal(counts.values, [3.0, 4.0])
-    np.testing.assert_array_equal(edges, [0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(counts.edges, [0.0, 1.0, 2.0])
 
 
 @pytest.mark.parametrize("flow", [{}, {"underflow": False}, {"overflow": False}])
@@ -102,8 +100,8 @@ def test_flow_is_folded_or_an_error(flow):
     filled.fill([-1.0, 0.5, 1.5, 1.6, 7.0, 8.0], weight=[2.0, 1.0, 1.0, 1.0, 1.0, -1.0])
     if flow != {"overflow": False}:  # here +1 and -1 cancel in the values, not in the variances
         with pytest.raises(ValueError, match=r"variances in underflow or overflow|values in under"):
-            from_hist(filled)
-    counts, _ = from_hist(filled, fold_tails=True)
+            Counts.from_hist(filled)
+    counts = Counts.from_hist(filled, fold_tails=True)
     low = 0.0 if "underflow" in flow else 2.0
     high = 0.0 if "overflow" in flow else 2.0
     np.testing.assert_array_equal(counts.values, [1.0 + low, 2.0, 0.0])
@@ -114,7 +112,7 @@ def test_flow_is_folded_in_two_dimensions():
     axes = [hist.axis.Regular(2, 0, 2), hist.axis.Regular(3, 0, 3)]
     filled = hist.Hist(*axes, storage=hist.storage.Weight())
     filled.fill([-1.0, 0.5, 5.0], [9.0, -2.0, 1.5])
-    counts, _ = from_hist(filled, fold_tails=True)
+    counts = Counts.from_hist(filled, fold_tails=True)
     np.testing.assert_array_equal(counts.values, [[1, 0, 1], [0, 1, 0]])
 
 
@@ -164,9 +162,9 @@ def test_operations_on_the_gradient_histogram_are_gradients(summary, histograms)
 
 
 def test_rebinned_gradient_histogram_adds_variances(gradients, histograms):
-    rebinned, edges = from_hist(histograms["mean"][:: hist.rebin(3)])
+    rebinned = Counts.from_hist(histograms["mean"][:: hist.rebin(3)])
     np.testing.assert_allclose(rebinned.variances, gradients["mean"].variances.reshape(2, 3).sum(1))
-    np.testing.assert_array_equal(edges, EDGES[::3])
+    np.testing.assert_array_equal(rebinned.edges, EDGES[::3])
 
 
 def test_array_of_parameters_and_two_dimensions():
@@ -181,7 +179,7 @@ def test_array_of_parameters_and_two_dimensions():
     expected = jax.jacrev(lambda shift: counts(shift, (x, y)).values)(shift)
     assert gradient.values.shape == (2, 6, 3)
     np.testing.assert_allclose(gradient.values, np.moveaxis(expected, -1, 0), atol=1e-13)
-    one = to_hist(Counts(gradient.values[1], gradient.variances[1]), (EDGES, EDGES[:4]))
+    one = gradient._replace(values=gradient.values[1], variances=gradient.variances[1]).to_hist()
     np.testing.assert_allclose(one[sum, :].values(), expected[..., 1].sum(axis=0), atol=1e-13)
 
 
@@ -192,18 +190,20 @@ def test_gradient_of_no_events_is_zero():
 
 
 def test_bad_input_is_named():
-    counts = Counts(jnp.ones(3), jnp.ones(3))
-    with pytest.raises(ValueError, match=r"counts.values must have the shape \(2,\) of the bins"):
-        to_hist(counts, EDGES[:3])
+    counts = Counts(jnp.ones(3), jnp.ones(3), EDGES[:4])
+    with pytest.raises(ValueError, match=r"^edges are not known"):
+        counts._replace(edges=None).to_hist()
+    with pytest.raises(ValueError, match=r"^values must have the shape \(2,\) of the bins"):
+        counts._replace(edges=EDGES[:3]).to_hist()
     with pytest.raises(ValueError, match=r"edges must increase: edges\[0\]"):
-        to_hist(counts, EDGES[3::-1])
+        counts._replace(edges=EDGES[3::-1]).to_hist()
     with pytest.raises(ValueError, match="name must be one for each of the 1 axes"):
-        to_hist(counts, EDGES[:4], name=("a", "b"))
+        counts.to_hist(name=("a", "b"))
     unweighted = hist.Hist(hist.axis.Regular(2, 0, 1)).fill([0.1, 0.7], weight=[1.0, 2.0])
     with pytest.raises(ValueError, match="histogram has no variances"):
-        from_hist(unweighted)
+        Counts.from_hist(unweighted)
     with pytest.raises(ValueError, match=r"values\[1\] is nan"):
-        from_hist(UprootLike([0.0, np.nan, 0.0, 0.0], [0.0, 1.0, 2.0]))
+        Counts.from_hist(UprootLike([0.0, np.nan, 0.0, 0.0], [0.0, 1.0, 2.0]))
 
 
 @pytest.mark.parametrize("storage", [hist.storage.Mean(), hist.storage.WeightedMean()])
@@ -212,29 +212,29 @@ def test_means_are_not_counts(storage):
     profile.fill([0.5, 0.5, 1.5, 1.5], sample=[2.0, 3.0, 4.0, 5.0])
     name = type(storage).__name__
     with pytest.raises(ValueError, match=rf"^histogram has {name} storage, .*means.*Weight"):
-        from_hist(profile)
+        Counts.from_hist(profile)
 
 
 def test_a_tuple_is_not_a_histogram():
     filled = hist.Hist(hist.axis.Regular(2, 0, 2)).fill([0.5])
     with pytest.raises(ValueError, match=r"^histogram is a tuple, such as to_numpy\(\)"):
-        from_hist(filled.to_numpy())
+        Counts.from_hist(filled.to_numpy())
 
 
 def test_categories_keep_their_names():
     axes = hist.axis.StrCategory(["SR", "CR"], name="region"), hist.axis.Regular(2, 0, 2)
     filled = hist.Hist(*axes, storage=hist.storage.Weight())
     filled.fill(["SR", "CR", "SR"], [0.5, 1.5, 7.0])
-    counts, (names, edges) = from_hist(filled, fold_tails=True)
-    assert names == ("SR", "CR")
+    counts = Counts.from_hist(filled, fold_tails=True)
+    assert counts.edges[0] == ("SR", "CR")
     np.testing.assert_array_equal(counts.values, [[1, 1], [0, 1]])
-    again = to_hist(counts, (names, edges), name=("region", "x"))
+    again = counts.to_hist(name=("region", "x"))
     assert again["CR", :].values().tolist() == [0, 1] and again.axes[0].name == "region"
-    assert from_hist(again)[1][0] == names
-    alone, names = from_hist(filled[:, sum])
-    assert names == ("SR", "CR") and to_hist(alone, names)["SR"].value == 2
+    assert Counts.from_hist(again).edges[0] == ("SR", "CR")
+    alone = Counts.from_hist(filled[:, sum])
+    assert alone.edges == ("SR", "CR") and alone.to_hist()["SR"].value == 2
     with pytest.raises(ValueError, match="edges must be different names"):
-        to_hist(alone, ("SR", "SR"))
+        alone._replace(edges=("SR", "SR")).to_hist()
 
 
 def test_what_is_in_no_bin_is_not_folded_into_the_last_one():
@@ -244,4 +244,4 @@ def test_what_is_in_no_bin_is_not_folded_into_the_last_one():
         with pytest.raises(
             ValueError, match=r"in underflow or overflow of axis 0.*none of its bins"
         ):
-            from_hist(filled.fill(values), fold_tails=True)
+            Counts.from_hist(filled.fill(values), fold_tails=True)
