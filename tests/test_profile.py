@@ -1,4 +1,4 @@
-"""Profiling of the private parameters, one layer of them and two, against the full likelihood."""
+"""Profiling of the gammas, one level of them and two, against the full likelihood."""
 
 import sys
 from dataclasses import replace
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hard_models import many_shapes
 
-from nablab.infer import _profile, hypotests, linalg, mle
-from nablab.infer._plan import plan
+from nablab.infer import _profile, linalg, mle
+from nablab.infer._per_bin import levels
+from nablab.infer._plan import global_parameters
 from nablab.model.histfactory import from_spec
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
@@ -22,7 +23,7 @@ import size as large
 BINS = 24
 
 
-def spec(second_layer=True, everywhere=True, bins=BINS):
+def spec(second_level=True, everywhere=True, bins=BINS):
     """Two backgrounds, each with an uncertainty of its own in each bin, and a shape."""
     rng = np.random.default_rng(bins)
     signal, first, second = (
@@ -34,9 +35,9 @@ def spec(second_layer=True, everywhere=True, bins=BINS):
     )
     of_first = [shape]
     of_second = [models.modifier("shapesys", "control", (0.3 * second).tolist())]
-    if second_layer:
+    if second_level:
         of_first.append(models.modifier("staterror", "mc", (0.1 * first).tolist()))
-    if second_layer and everywhere:
+    if second_level and everywhere:
         of_second.append(models.modifier("staterror", "mc", (0.15 * second).tolist()))
     sample = models.channel(
         "region",
@@ -55,7 +56,7 @@ def jittered(model, seed=3):
 
 
 CASES = {
-    "one layer": {"second_layer": False},
+    "one level": {"second_level": False},
     "different samples": {"everywhere": False},
     "the same sample": {},
 }
@@ -64,7 +65,7 @@ CASES = {
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def model(request):
     model = from_spec(spec(**request.param))
-    assert len(plan(model.structure).layers) == 2 - (request.param == CASES["one layer"])
+    assert len(levels(model.structure)) == 2 - (request.param == CASES["one level"])
     return model
 
 
@@ -78,32 +79,41 @@ def derivatives_of_all(model, parameters, data):
     return jax.grad(model.deviance)(parameters, data), jax.hessian(model.deviance)(parameters, data)
 
 
-def test_private_parameters_are_at_their_minimum(model):
-    data, private = jittered(model), plan(model.structure).private
-    parameters = jax.jit(_profile.complete)(model, data, point(model))
+@jax.jit
+def complete(model, data, parameters):
+    """The parameters with the gammas at their best."""
+    likelihood = _profile.of(model, data, parameters)
+    return likelihood.complete(parameters[likelihood.plan.at])
+
+
+def gammas_of(model):
+    return np.setdiff1d(np.arange(len(model.init)), global_parameters(model.structure))
+
+
+def test_gammas_are_at_their_minimum(model):
+    data, gammas = jittered(model), gammas_of(model)
+    parameters = complete(model, data, point(model))
     slopes, curvature = derivatives_of_all(model, parameters, data)
-    np.testing.assert_allclose(slopes[private], 0.0, atol=1e-10)
-    curvature = curvature[np.ix_(private, private)]
+    np.testing.assert_allclose(slopes[gammas], 0.0, atol=1e-10)
+    curvature = curvature[np.ix_(gammas, gammas)]
     assert np.linalg.eigvalsh(curvature).min() > 0
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_expansion_equals_automatic_differentiation(layers):
-    """The second layer with parameters at bounds and fixed ones."""
-    model = with_bounds()[0] if layers == 2 else from_spec(spec(second_layer=False))
-    assert len(plan(model.structure).layers) == layers
-    data, shared = jittered(model), plan(model.structure).shared
+@pytest.mark.parametrize("number", [1, 2])
+def test_expansion_equals_automatic_differentiation(number):
+    """The second level with parameters at bounds and fixed ones."""
+    model = with_bounds()[0] if number == 2 else from_spec(spec(second_level=False))
+    assert len(levels(model.structure)) == number
     start = point(model)
-
-    def profiled(x):
-        return _profile.deviance(model, data, start.at[shared].set(x))
+    likelihood = _profile.of(model, jittered(model), start)
 
     @jax.jit
     def both(x):
-        expected = profiled(x), jax.grad(profiled)(x), jax.hessian(profiled)(x)
-        return expected, _profile.expansion(model, data, start.at[shared].set(x), shared)
+        value = likelihood.value
+        expected = value(x), jax.grad(value)(x), jax.hessian(value)(x)
+        return expected, likelihood.expansion(x)
 
-    for expected, found in zip(*both(start[shared]), strict=True):
+    for expected, found in zip(*both(start[likelihood.plan.at]), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -111,18 +121,20 @@ def test_expansion_equals_automatic_differentiation(layers):
 def test_blocks_of_bins_add_up(case, monkeypatch):
     """To what all bins at once give: blocks that are full and not, in channels of any size."""
     model = from_spec(spec(**CASES[case]) if case in CASES else models.everything())
-    shared = plan(model.structure).shared
     given = model, jittered(model), point(model)
 
-    def expansion(fitted):
-        return jax.jit(lambda *given: _profile.expansion(*given, fitted))(*given)
+    def expansion(held):
+        likelihood = _profile.of(*given, held)
+        return jax.jit(lambda likelihood, x: likelihood.expansion(x))(
+            likelihood, given[-1][likelihood.plan.at]
+        )
 
-    for fitted in (shared, shared[1:]):
-        expected = expansion(fitted)
+    for held in ((), global_parameters(model.structure)[:1].tolist()):
+        expected = expansion(held)
         with monkeypatch.context() as patched:
             patched.setattr(_profile, "LARGE_TABLE", 0)
             patched.setattr(_profile, "BLOCK", 15)
-            found = expansion(fitted)
+            found = expansion(held)
         for one, other in zip(found, expected, strict=True):
             scale = np.abs(other).max()
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12 * scale)
@@ -131,12 +143,12 @@ def test_blocks_of_bins_add_up(case, monkeypatch):
 def test_without_its_curvature_the_hessian_is_positive():
     """Far from the data, where the whole one is not; for the Asimov data both are the same."""
     model_spec, counts = many_shapes(40, 20, np.random.default_rng(3))
-    model, shared = from_spec(model_spec), np.arange(41)
+    model = from_spec(model_spec)
     far = jnp.concatenate([3.0 * jnp.array(counts), model.auxdata])
 
     @jax.jit
     def hessian(data, curved):
-        return _profile.expansion(model, data, model.init, shared, curved=curved)[2]
+        return _profile.of(model, data, model.init).expansion(model.init, curved=curved)[2]
 
     assert np.linalg.eigvalsh(hessian(far, 1.0))[0] < 0
     assert np.linalg.eigvalsh(hessian(far, 0.0))[0] >= 2.0 - 1e-9  # that of the constraints
@@ -149,9 +161,10 @@ def test_a_fit_as_large_ones_are_made_ends_where_the_others_do(mu, monkeypatch):
     """LAPACK, many bounds at once, bins in blocks, and Fisher scoring, for 101 parameters."""
     model = from_spec(large.specification(60, 100))
     data = large.shifted(model)
+    held = {} if mu is None else {model.poi_index: mu}
 
     def fit():
-        return jax.jit(lambda: hypotests._fits(model, data, mu, anywhere=False)[0])()
+        return jax.jit(lambda: mle.fits(model, data, held, anywhere=False)[0])()
 
     expected = fit().require()
     monkeypatch.setattr(linalg, "LARGE", 90)
@@ -166,7 +179,7 @@ def test_a_fit_as_large_ones_are_made_ends_where_the_others_do(mu, monkeypatch):
 
 
 def test_statistics_of_unit_weights():
-    """The linear term of the equation of each private parameter is 0 at the nominal yields, but for
+    """The linear term of the equation of each gamma is 0 at the nominal yields, but for
     rounding errors, which a compiler makes twice."""
     x, rng = np.linspace(0.0, 1.0, 100), np.random.default_rng(3)
     samples = {}
@@ -180,16 +193,20 @@ def test_statistics_of_unit_weights():
         samples[name] = (data, modifiers + [models.MU] * (name == "signal"))
     model = from_spec({"channels": [models.channel("c", **samples)]})
     data = model.expected_data(model.parameters(1.1))
-    expected = _profile.deviance(model, data, model.init)
-    found = jax.jit(_profile.deviance)(model, data, model.init)
+
+    def deviance(model, data):
+        likelihood = _profile.of(model, data, model.init)
+        return likelihood.value(model.init[likelihood.plan.at])
+
+    expected, found = deviance(model, data), jax.jit(deviance)(model, data)
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
 
 
 def with_bounds():
-    """Of each layer: a parameter that is fixed, and two that are pressed against a bound."""
+    """Of each level: a parameter that is fixed, and two that are pressed against a bound."""
     model = from_spec(spec())
     held, low, high = np.transpose(
-        [layer.parameters[[2, 5, 9]] for layer in plan(model.structure).layers]
+        [level.parameters[[2, 5, 9]] for level in levels(model.structure)]
     )
     model = replace(
         model,
@@ -203,14 +220,14 @@ def with_bounds():
 def test_bounds_and_fixed_parameters_hold():
     model, held, low, high = with_bounds()
     data = jittered(model)
-    parameters = jax.jit(_profile.complete)(model, data, model.init)
+    parameters = complete(model, data, model.init)
     np.testing.assert_array_equal(parameters[held], 1.0)
     np.testing.assert_array_equal(parameters[low], 1.4)
     np.testing.assert_array_equal(parameters[high], 0.6)
     slopes, _ = derivatives_of_all(model, parameters, data)
     assert (slopes[low] > 0).all() and (slopes[high] < 0).all()
     stuck = np.concatenate([held, low, high])
-    free = np.setdiff1d(plan(model.structure).private, stuck)
+    free = np.setdiff1d(gammas_of(model), stuck)
     np.testing.assert_allclose(slopes[free], 0.0, atol=1e-10)
 
 

@@ -11,29 +11,22 @@ from jaxtyping import Array, Shaped
 from nablab.checks import Numbers
 
 
-def take(
-    array: Shaped[Numbers, "size *rest"], places: np.ndarray
-) -> Shaped[Numbers, "places *rest"]:
-    """``array[places]``."""
-    stretch = _stretch(places)
-    return array[places] if stretch is None else array[slice(*stretch)]
+def stretch(places: np.ndarray) -> slice | np.ndarray:
+    """What to read ``array[places]`` with: a slice where the places follow one another.
+
+    To be worked out once, where the places are.
+    """
+    if not len(places) or (np.diff(places) != 1).any():
+        return np.asarray(places, dtype=int)
+    return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def put(
     array: Shaped[Numbers, "size *rest"],
-    places: np.ndarray,
+    places: slice | np.ndarray,
     values: Shaped[Numbers, "places *rest"],
 ) -> Shaped[Array, "size *rest"]:
-    """``array.at[places].set(values)``."""
-    stretch = _stretch(places)
-    if stretch is None:
-        return jnp.asarray(array).at[places].set(values)
-    first, end = stretch
-    return jnp.concatenate([array[:first], values, array[end:]])
-
-
-def _stretch(places: np.ndarray) -> tuple[int, int] | None:
-    """First place and the one after the last, where all between are there, in order."""
-    if not len(places) or (np.diff(places) != 1).any():
-        return None
-    return int(places[0]), int(places[-1]) + 1
+    """``array.at[places].set(values)`` for the places of a :func:`stretch`."""
+    if isinstance(places, slice):
+        return jnp.concatenate([array[: places.start], values, array[places.stop :]])
+    return jnp.asarray(array).at[places].set(values)

@@ -1,56 +1,54 @@
-"""How the likelihood of a structure is profiled: which parameters are fitted, which eliminated.
-
-A *private* parameter scales samples in one bin only (shapesys, staterror); the others are shared.
-"""
+"""Tables of what each fitted parameter does in each cell: worked out once, and indexed with."""
 
 import functools
 from dataclasses import dataclass
 
 import numpy as np
 
+from nablab.indexing import stretch
+from nablab.infer._per_bin import Level, levels
 from nablab.model._specification import Structure
 
-# Up to so many private parameters in a second layer are fitted with the shared ones instead.
-FEW = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """Private parameters, at most one in each bin.
-
-    ``constraint`` is the place of each in the model's list of Poisson, then normal terms.
-    """
-
-    parameters: np.ndarray
-    bins: np.ndarray
-    constraint: np.ndarray
-    scales: np.ndarray  # [cells]: whether the parameter of the bin scales the cell
+Places = slice | np.ndarray  # to index with
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Which parameters are fitted, which are eliminated, and where each acts.
 
-    ``layers`` holds the private parameters: none, one layer, or two. The tables say, for each
-    parameter and sample, which row of the model's histosys or entry of its normsys numbers applies,
-    or the one after the last.
+    A row of the histosys tables, or an entry of the normsys numbers, is that of the model for each
+    parameter and sample; the one after the last where there is none.
     """
 
-    shared: np.ndarray
-    layers: tuple[Layer, ...]
-    private: np.ndarray  # of all layers
+    fitted: np.ndarray
+    at: Places  # of the fitted among all parameters
+    levels: tuple[Level, ...]
+    is_gamma: np.ndarray  # [parameters]: in one of the levels
     direct: np.ndarray  # [rows, cells]: index into (parameters, 1)
-    histosys_parameters: np.ndarray
-    histosys_row: np.ndarray  # [histosys parameters, samples]
-    normsys_parameters: np.ndarray
-    normsys_entry: np.ndarray  # [normsys parameters, samples]
+    factors: Places  # among the fitted, of those that are factors themselves
+    factor_parameters: Places  # the same, among all parameters
+    factor_count: int
+    histosys: "Interpolated"
+    normsys: "Interpolated"
+    fitted_histosys_row: np.ndarray  # [fitted, samples]
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolated:
+    """Parameters of one kind of interpolation."""
+
+    parameters: Places
+    entry: np.ndarray  # [parameters, samples]: row or entry in the model's numbers
+    fitted: Places  # places of those that are fitted, among these parameters
+    at: Places  # and among the fitted ones
+    some: bool  # whether any is fitted
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """Bins in groups of equal size, the last ones filled up with cells that do not count.
 
-    What a cell adds to depends on which of the layers scale it: ``part`` numbers the combinations,
+    What a cell adds to depends on which of the levels scale it: ``part`` numbers the combinations,
     of which ``parts`` are there.
     """
 
@@ -76,36 +74,58 @@ def blocks(structure: Structure, size: int) -> Blocks:
         first_cell, first_bin = first_cell + here * bins, first_bin + bins
     cells, counted, bins = (np.stack(each) for each in zip(*found, strict=True))
     part = np.zeros(first_cell, int)
-    for bit, layer in enumerate(plan(structure).layers):
-        part += layer.scales << bit
+    for bit, level in enumerate(levels(structure)):
+        part += level.scales << bit
     return Blocks(cells, counted, bins, part, tuple(np.unique(part).tolist()))
 
 
+def global_parameters(structure: Structure) -> np.ndarray:
+    """Parameters that are not eliminated."""
+    gammas = [level.parameters for level in levels(structure)]
+    size = len(structure.parameter_names)
+    return np.setdiff1d(np.arange(size), np.concatenate([np.array([], int), *gammas]))
+
+
 @functools.lru_cache(maxsize=256)
-def plan(structure: Structure) -> Plan:
-    """Work out, once per structure, how its likelihood is profiled."""
+def plan(structure: Structure, held: tuple[int, ...] = ()) -> Plan:
+    """The plan of a fit with the parameters at ``held`` held."""
     s, size = structure, len(structure.parameter_names)
-    entries = len(s.normsys_parameter)
-    constrained = np.concatenate([s.poisson_parameter, s.normal_parameter])
-    interpolated = set(s.interpolated.tolist())
+    free = global_parameters(s)
+    fitted = np.setdiff1d(free, held)
+    is_gamma = ~np.isin(np.arange(size), free)
+    direct, histosys, normsys = _tables(s)
+    is_factor = np.isin(fitted, direct)
+    rows = np.full((len(fitted), histosys[1].shape[1]), len(s.shift_parameters))
+    mine = np.isin(histosys[0], fitted)
+    rows[np.searchsorted(fitted, histosys[0][mine])] = histosys[1][mine]
+    return Plan(
+        fitted=fitted,
+        at=stretch(fitted),
+        levels=levels(s),
+        is_gamma=is_gamma,
+        direct=direct,
+        factors=stretch(np.flatnonzero(is_factor)),
+        factor_parameters=stretch(fitted[is_factor]),
+        factor_count=int(is_factor.sum()),
+        histosys=_interpolated(*histosys, fitted),
+        normsys=_interpolated(*normsys, fitted),
+        fitted_histosys_row=rows,
+    )
 
-    layers = [], []
-    for place, parameter in enumerate(constrained):
-        acts = s.factors == parameter
-        bins = set(s.cell_bin[acts.any(axis=0)].tolist())
-        alone = len(bins) == 1 and acts.sum(axis=0).max() == 1
-        if not alone or parameter in interpolated or parameter == s.poi_index:
-            continue
-        for layer in layers:
-            if not bins & {taken for _, taken, _ in layer}:
-                layer.append((parameter, *bins, place))
-                break
-    least = (0, FEW)
-    layers = [layer for layer, few in zip(layers, least, strict=True) if len(layer) > few]
-    layers = tuple(_layer(s, layer) for layer in layers)
-    private = np.concatenate([np.array([], int), *(layer.parameters for layer in layers)])
 
-    is_direct = (s.factors < size) & ~np.isin(s.factors, private)
+def _interpolated(parameters, entry, fitted) -> Interpolated:
+    mine = np.isin(parameters, fitted)
+    place = np.searchsorted(fitted, parameters[mine])
+    at = stretch(parameters), entry, stretch(np.flatnonzero(mine)), stretch(place)
+    return Interpolated(*at, bool(mine.any()))
+
+
+@functools.lru_cache(maxsize=256)
+def _tables(s: Structure):
+    """What does not depend on which parameters are held: :attr:`Plan.direct`, and the parameters
+    and entries of histosys and normsys."""
+    size, entries = len(s.parameter_names), len(s.normsys_parameter)
+    is_direct = np.isin(s.factors, global_parameters(s))
     direct = np.where(is_direct, s.factors, size)
     direct = np.sort(direct, axis=0)[: max(1, is_direct.sum(axis=0).max(initial=0))]
     histosys = np.unique(s.shift_parameters[s.shift_parameters >= 0])
@@ -114,22 +134,11 @@ def plan(structure: Structure) -> Plan:
     factors = s.factors[:, np.unique(s.cell_sample, return_index=True)[1]]
     entry = np.where(factors < size, entries, factors - size)
     rows = np.indices(s.shift_parameters.shape)[0]
-    return Plan(
-        shared=np.setdiff1d(np.arange(size), private),
-        layers=layers,
-        private=private,
-        direct=direct,
-        histosys_parameters=histosys,
-        histosys_row=_first(s.shift_parameters, histosys, rows, len(rows)),
-        normsys_parameters=normsys,
-        normsys_entry=_first(parameter_of[entry], normsys, entry, entries),
+    return (
+        direct,
+        (histosys, _first(s.shift_parameters, histosys, rows, len(rows))),
+        (normsys, _first(parameter_of[entry], normsys, entry, entries)),
     )
-
-
-def _layer(structure, rows) -> Layer:
-    parameters, bins, constraint = np.array(rows, dtype=int).T
-    scales = np.isin(structure.factors, parameters).any(axis=0)
-    return Layer(parameters, bins, constraint, scales)
 
 
 def _first(table, parameters, values, otherwise) -> np.ndarray:

@@ -16,11 +16,10 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import bounds
 from nablab.infer._calls import compiled
-from nablab.infer._envelope import lowest_deviance
 from nablab.infer.bounds import outside
 from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by, failure, refuse
 from nablab.infer.hypotests import BAND, distance_to_median, for_statistic, log_cls, root_of
-from nablab.infer.mle import each, fits
+from nablab.infer.mle import each, fits, lowest_deviance
 from nablab.model.histfactory import Model
 from nablab.pytrees import pytree
 

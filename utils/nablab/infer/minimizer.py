@@ -103,7 +103,7 @@ def minimize(
         rest = jnp.where(end.x >= upper, upper, lower)
         found = end.x, end.active, rest, args
         x = _minimum(function, expansion, *found)
-        value = lowest(function, expansion, end.value, *found)
+        value = _lowest(function, expansion, end.value, *found)
         return Fit(x, value, _certify(end, heights, beaten, lower < upper, tolerance))
 
     if init.ndim == 1:
@@ -164,18 +164,40 @@ def _minimum_jvp(function, expansion, primals, tangents):
     return x, jnp.where(active, rest_dot, step)
 
 
+def lowest(
+    function: Callable[..., Float[Array, ""]],
+    expansion: Callable,
+    value: Float[Array, ""],
+    x: Float[Array, "parameters"],
+    active: Bool[Array, "parameters"],
+    rest: Float[Array, "parameters"],
+    args: tuple,
+) -> Float[Array, ""]:
+    """The value at a minimum that has been found, with all its derivatives: nothing is searched.
+
+    At a minimum the slope in anything else is the same as if the parameters stood still (the
+    envelope theorem). How they move is needed for second derivatives only.
+
+    Args:
+        function, expansion, args: as for :func:`minimize`.
+        value, x: of the minimum.
+        active, rest: parameters that stay where they are, and where that is.
+    """
+    # Plain arrays: the tangents of a model are not a model.
+    leaves, tree = jax.tree.flatten(args)
+    functions = _on_leaves(function, tree), _on_leaves(expansion, tree)
+    return _lowest(*functions, value, x, active, rest, leaves)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def lowest(function, expansion, value, x, active, rest, args):
-    """The value of the function at a minimum that has been found, with all its derivatives."""
+def _lowest(function, expansion, value, x, active, rest, args):
     return value
 
 
-@lowest.defjvp
+@_lowest.defjvp
 def _lowest_jvp(function, expansion, primals, tangents):
     _, x, active, rest, args = primals
     _, _, _, rest_dot, args_dot = tangents
-    # The slope is zero there, so that the minimum's own movement does not count but in second
-    # derivatives, which see it here.
     x = _minimum(function, expansion, x, active, rest, args)
     moved = jnp.where(active, rest_dot, 0.0)
     return jax.jvp(function, (x, *args), (moved, *args_dot))

@@ -21,10 +21,10 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.indexing import put
 from nablab.infer import _profile, bounds
-from nablab.infer._plan import plan
+from nablab.infer._plan import global_parameters
 from nablab.infer.bounds import outside, refused
 from nablab.infer.certificates import Certificate, Fit, Status, all_converged, beaten_by
-from nablab.infer.minimizer import SIDE_BY_SIDE, minimize
+from nablab.infer.minimizer import SIDE_BY_SIDE, lowest, minimize
 from nablab.model.histfactory import SMALLEST_RATE, Model
 from nablab.pytrees import pytree
 
@@ -81,42 +81,37 @@ def fits(
     ``anywhere`` (which may be traced). ``settings`` are those of :func:`minimize`. Several fits
     may hold nothing but parameters that act in more than one bin, such as that of interest.
     """
-    fitted, start = plan(model.structure).shared, model.init if near is None else near
+    start = model.init if near is None else near
     inits = [_with(start, values) for values in held]
     fixed = [_with(model.fixed, dict.fromkeys(values, True)) for values in held]
     one = len(held) == 1
     if one:  # fewer parameters
-        fitted, start = np.setdiff1d(fitted, list(held[0])), inits[0]
         inits, fixed = inits[0], fixed[0]
+        within = replace(model, fixed=fixed)
+        likelihood = _profile.of(within, data, inits, held[0])
     else:
         inits, fixed = jnp.stack(inits), jnp.stack(fixed)
-    within = replace(model, fixed=fixed) if one else model
-
-    def function(x, model, data, start):
-        return _profile.deviance(model, data, put(start, fitted, x))
-
-    def expansion(x, model, data, start, curved=1.0):
-        return _profile.expansion(model, data, put(start, fitted, x), fitted, curved=curved)
-
-    starts, along = _other_starts(model, fitted, inits[..., fitted])
+        likelihood = _profile.of(model, data, start)
+    at = likelihood.plan.at
+    starts, along = _other_starts(model, likelihood.plan.fitted, inits[..., at])
     result = minimize(
-        function,
-        inits[..., fitted],
-        model.lower[fitted],
-        model.upper[fitted],
-        fixed[..., fitted],
+        _profile.value,
+        inits[..., at],
+        model.lower[at],
+        model.upper[at],
+        fixed[..., at],
         starts,
         along=along,
         look=anywhere | is_small(model),
-        args=(within, data, start),
-        expansion=expansion,
+        args=(likelihood,),
+        expansion=_profile.expansion,
         **settings,
     )
-    complete = partial(_completed, within, data, fitted)
+    completed = partial(_completed, likelihood)
     if one:
-        ends = [complete(inits, fixed, result)]
+        ends = [completed(inits, fixed, result)]
     else:
-        ends = jax.vmap(complete)(inits, fixed, result)
+        ends = jax.vmap(completed)(inits, fixed, result)
         ends = [jax.tree.map(lambda field, k=k: field[k], ends) for k in range(len(held))]
     return [
         refused(end, sum(outside(model, *item) for item in values.items()) > 0) if values else end
@@ -142,11 +137,12 @@ def _other_starts(model, fitted, x):
     return jnp.stack([x * np.where(poi, factor, 1.0) + move * alphas for move, factor in moves]), ()
 
 
-def _completed(model, data, fitted, init, fixed, result):
-    """The fit of all parameters, of that of the ``fitted`` ones."""
-    best = _profile.complete(model, data, put(init, fitted, result.parameters))
+def _completed(likelihood, init, fixed, result):
+    """The fit of all parameters, of that of the fitted ones."""
+    model, data, at = likelihood.model, likelihood.data, likelihood.plan.at
+    best = replace(likelihood, start=init).complete(result.parameters)
     at_bound = (best <= model.lower) | (best >= model.upper)
-    at_bound = put(at_bound, fitted, result.certificate.at_bound) & ~fixed
+    at_bound = put(at_bound, at, result.certificate.at_bound) & ~fixed
     # Data in a bin where none are expected have no likelihood. One signal strength may make
     # them impossible, which is a result; where all do, something is wrong.
     impossible = data[: model.structure.main_bins] > 0
@@ -154,9 +150,24 @@ def _completed(model, data, fitted, init, fixed, result):
     poi = model.structure.poi_index  # None where the model has none
     nothing_fits = impossible.any() & ~(False if poi is None else fixed[poi])
     status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
-    flattest = put(jnp.zeros(best.shape), fitted, result.certificate.flattest)
+    flattest = put(jnp.zeros(best.shape), at, result.certificate.flattest)
     certificate = replace(result.certificate, at_bound=at_bound, status=status, flattest=flattest)
     return Fit(best, result.value, certificate)
+
+
+def lowest_deviance(
+    model: Model, data: Float[Array, "data"], poi: Float[Array, ""], fit: Fit
+) -> Float[Array, ""]:
+    """The value of ``fit``, a minimum with the parameter of interest held at ``poi``, as a
+    function of the model, the data and ``poi``. How it was found does not count."""
+    start = model.init.at[model.poi_index].set(poi)
+    likelihood = _profile.of(model, data, start, {model.poi_index})
+    end, at = jax.lax.stop_gradient(fit), likelihood.plan.at
+    x, fixed, upper = end.parameters[at], model.fixed[at], model.upper[at]
+    rest = jnp.where(fixed, model.init[at], jnp.where(x >= upper, upper, model.lower[at]))
+    active = fixed | end.certificate.at_bound[at]
+    given = end.value, x, active, rest, (likelihood,)
+    return lowest(_profile.value, _profile.expansion, *given)
 
 
 def each(model: Model, function, arguments):
@@ -167,7 +178,7 @@ def each(model: Model, function, arguments):
 
 def is_small(model: Model) -> bool:
     """Whether fits of the model are so short that many run side by side."""
-    return len(plan(model.structure).shared) <= SIDE_BY_SIDE
+    return len(global_parameters(model.structure)) <= SIDE_BY_SIDE
 
 
 @pytree

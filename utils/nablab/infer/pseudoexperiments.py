@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from nablab import checks, memory
 from nablab.checks import Numbers
-from nablab.indexing import take
 from nablab.infer import bounds, test_statistics
 from nablab.infer.certificates import MEANING, Certificate, Status, refuse
 from nablab.infer.hypotests import BAND
@@ -124,7 +123,7 @@ def _toy(model, parameters, key, toy):
     counts_key, normal_key = jax.random.split(jax.random.fold_in(key, toy))
     counts = jax.random.poisson(counts_key, model.poisson_rates(parameters)).astype(float)
     fluctuation = model.normal_width * jax.random.normal(normal_key, model.normal_width.shape)
-    return model.joined(counts, take(parameters, model.structure.normal_parameter) + fluctuation)
+    return model.joined(counts, parameters[model.structure.at.normal_parameter] + fluctuation)
 
 
 def distribution(

@@ -11,7 +11,6 @@ from jax.scipy.stats import norm
 from jaxtyping import PRNGKeyArray
 
 from nablab import checks
-from nablab.indexing import take
 from nablab.infer import bounds, pseudoexperiments, test_statistics
 from nablab.judge.tables import Shown, Table, with_error
 from nablab.model.histfactory import Model
@@ -159,15 +158,13 @@ def _prepared(model, truth, mu):
     (such as those of a bin that is empty in one simulated sample only), and its parameters."""
 
     def spread(field, parameters):
-        return jnp.where(
-            take(truth.fixed, parameters), getattr(model, field), getattr(truth, field)
-        )
+        return jnp.where(truth.fixed[parameters], getattr(model, field), getattr(truth, field))
 
-    s = model.structure
+    at = model.structure.at
     truth = replace(
         truth,
-        poisson_scale=spread("poisson_scale", s.poisson_parameter),
-        normal_width=spread("normal_width", s.normal_parameter),
+        poisson_scale=spread("poisson_scale", at.poisson_parameter),
+        normal_width=spread("normal_width", at.normal_parameter),
     )
     return truth, truth.parameters(mu)
 

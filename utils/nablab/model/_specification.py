@@ -4,11 +4,23 @@ import functools
 import hashlib
 import json
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 
+from nablab.indexing import stretch
 from nablab.model import _forms, _layout, _parameter_sets
+
+
+class Places(NamedTuple):
+    """Places of a :class:`Structure` to index with: slices where they follow one another."""
+
+    normsys_parameter: slice | np.ndarray
+    poisson_parameter: slice | np.ndarray
+    poisson_auxdata: slice | np.ndarray
+    normal_parameter: slice | np.ndarray
+    normal_auxdata: slice | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +50,11 @@ class Structure:
     codes: tuple[str, str]
     interpolated: np.ndarray = field(repr=False)  # parameters of histosys and normsys
 
+    @functools.cached_property
+    def at(self) -> Places:
+        """Where the numbers of interpolated factors and constraint terms are, to index with."""
+        return Places(*(stretch(getattr(self, name)) for name in Places._fields))
+
     # Copies, and what another process made of the same specification, are the same object here:
     # nothing is compiled again for them.
     def __copy__(self):
@@ -47,7 +64,10 @@ class Structure:
         return self
 
     def __reduce__(self):
-        return _restored, tuple(vars(self).values())
+        return _restored, self._content()
+
+    def _content(self) -> tuple:
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 def read(spec: dict, poi_name: str | None, histosys_code: str, normsys_code: str):
@@ -143,13 +163,13 @@ def _one_object(structure: Structure) -> Structure:
         (value.shape, hashlib.sha256(value.tobytes()).digest())
         if isinstance(value, np.ndarray)
         else value
-        for value in vars(structure).values()
+        for value in structure._content()
     )
     return _structures.setdefault(content, structure)
 
 
-def _restored(*fields) -> Structure:
-    return _one_object(Structure(*fields))
+def _restored(*content) -> Structure:
+    return _one_object(Structure(*content))
 
 
 def _staterror_starts(form, sets):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.indexing import put, take
+from nablab.indexing import put
 from nablab.model import _specification, interpolation
 from nablab.model._specification import Structure
 from nablab.pytrees import pytree
@@ -98,9 +98,8 @@ class Model:
         alpha = self.alphas(parameters)[:, s.cell_sample]
         shifts = additive(alpha, self.shift_down, self.nominal, self.shift_up)
         shifted = self.nominal + shifts.sum(axis=0)
-        normsys = factor(
-            take(parameters, s.normsys_parameter), self.normsys_down, 1.0, self.normsys_up
-        )
+        alpha = parameters[s.at.normsys_parameter]
+        normsys = factor(alpha, self.normsys_down, 1.0, self.normsys_up)
         all_factors = jnp.concatenate([parameters, normsys, jnp.ones(1)])
         return shifted * jnp.prod(all_factors[s.factors], axis=0)
 
@@ -126,12 +125,12 @@ class Model:
         return self._poisson_rates(self.expected_main(parameters), parameters)
 
     def _poisson_rates(self, main, parameters):
-        auxiliary = take(parameters, self.structure.poisson_parameter) * self.poisson_scale
+        auxiliary = parameters[self.structure.at.poisson_parameter] * self.poisson_scale
         return jnp.concatenate([main, auxiliary])
 
     def expected_data(self, parameters: Float[Numbers, "parameters"]) -> Float[Array, "data"]:
         """Expected main and auxiliary data, in pyhf's order: the Asimov data set."""
-        measured = take(parameters, self.structure.normal_parameter)
+        measured = parameters[self.structure.at.normal_parameter]
         return self.joined(self.poisson_rates(parameters), measured)
 
     def joined(
@@ -139,8 +138,8 @@ class Model:
     ) -> Float[Array, "data"]:
         """Data, in pyhf's order, of main and auxiliary counts and of auxiliary measurements."""
         s = self.structure
-        auxiliary = put(jnp.zeros(self.auxdata.shape), s.poisson_auxdata, counts[s.main_bins :])
-        auxiliary = put(auxiliary, s.normal_auxdata, measured)
+        auxiliary = put(jnp.zeros(self.auxdata.shape), s.at.poisson_auxdata, counts[s.main_bins :])
+        auxiliary = put(auxiliary, s.at.normal_auxdata, measured)
         return jnp.concatenate([counts[: s.main_bins], auxiliary])
 
     def logpdf(
@@ -172,7 +171,7 @@ class Model:
     ) -> Float[Array, ""]:
         """:meth:`deviance` for given expected events ``main``."""
         counts, measured = self._split(data)
-        pulls = (take(parameters, self.structure.normal_parameter) - measured) / self.normal_width
+        pulls = (parameters[self.structure.at.normal_parameter] - measured) / self.normal_width
         rates = self._poisson_rates(main, parameters)
         return jnp.sum(_poisson_deviance(rates, counts)) + jnp.sum(pulls**2)
 
@@ -189,11 +188,12 @@ class Model:
         s = self.structure
         counts, measured = self._split(data)
         here, scale = s.poisson_parameter, self.poisson_scale
-        slope, bend = _poisson_slopes(take(parameters, here) * scale, counts[s.main_bins :])
-        pulls = (take(parameters, s.normal_parameter) - measured) / self.normal_width
+        rates = parameters[s.at.poisson_parameter] * scale
+        slope, curvature = _poisson_slopes(rates, counts[s.main_bins :])
+        pulls = (parameters[s.at.normal_parameter] - measured) / self.normal_width
         nothing = jnp.zeros(parameters.shape)
         first = nothing.at[here].add(slope * scale)
-        second = nothing.at[here].add(bend * scale**2)
+        second = nothing.at[here].add(curvature * scale**2)
         return (
             first.at[s.normal_parameter].add(2.0 * pulls / self.normal_width),
             second.at[s.normal_parameter].add(2.0 / self.normal_width**2),
@@ -215,8 +215,8 @@ class Model:
         s = self.structure
         data = jnp.asarray(data, dtype=float)
         main, auxiliary = data[: s.main_bins], data[s.main_bins :]
-        counts = jnp.concatenate([main, take(auxiliary, s.poisson_auxdata)])
-        return counts, take(auxiliary, s.normal_auxdata)
+        counts = jnp.concatenate([main, auxiliary[s.at.poisson_auxdata]])
+        return counts, auxiliary[s.at.normal_auxdata]
 
 
 def from_spec(
