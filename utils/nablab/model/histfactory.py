@@ -10,11 +10,11 @@ import operator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyhf
 from jaxtyping import Array, Bool, Float
 
 from nablab import checks
@@ -22,6 +22,9 @@ from nablab.checks import Numbers
 from nablab.indexing import put, take
 from nablab.model import _specification, interpolation
 from nablab.model._specification import Structure
+
+if TYPE_CHECKING:
+    import pyhf
 
 PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
 # Below this rate the Poisson log-likelihood goes on as a straight line, so that an empty bin with
@@ -259,6 +262,8 @@ def from_spec(
         pyhf.exceptions.InvalidSpecification, InvalidModel, ...: pyhf's own message for a
             specification of the wrong form.
     """
+    import pyhf
+
     for kind in set(codes or {}) - set(PYHF_CODES):
         raise ValueError(f"codes has an entry {kind!r}: only {sorted(PYHF_CODES)} have a code")
     codes = {**PYHF_CODES, **(codes or {})}
@@ -276,7 +281,7 @@ def from_spec(
     return _possible(Model(structure=structure, **numbers), spec)
 
 
-def from_pyhf(model: pyhf.Model) -> Model:
+def from_pyhf(model: "pyhf.Model") -> Model:
     """The same model: specification, parameter of interest and interpolation codes of pyhf's.
 
     Its auxiliary data are ``.auxdata``; :func:`nablab.model.workspaces.read` takes a

@@ -11,15 +11,18 @@ gradients without that bias.
 
 import math
 import warnings
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from nablab import checks
 from nablab.checks import Column, Numbers
 from nablab.relax.kernels import KERNELS, named
+
+if TYPE_CHECKING:
+    import optax
 
 #: How the weight rises from 0 to 1. A sigmoid has exponential tails, an erf Gaussian ones; compact
 #: is exactly 0 and 1 from 3.75 / slope away from the threshold.
@@ -158,12 +161,14 @@ def spread(x: Column) -> Float[Array, "*features"]:
     return (high - low) / 2 * checks.one_if(high > low)
 
 
-def annealed(first: float, last: float, steps: int) -> optax.Schedule:
+def annealed(first: float, last: float, steps: int) -> "optax.Schedule":
     """A slope (or bandwidth) for each step: geometric from ``first`` to ``last``, then constant.
 
     Raises:
         ValueError: one of them is not positive.
     """
+    import optax
+
     checks.positive("first", first)
     checks.positive("last", last)
     checks.positive("steps", steps)

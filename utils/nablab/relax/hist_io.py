@@ -7,8 +7,8 @@ sliced, rebinned and summed counts. None of the conversions works under ``jit``.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import hist
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,9 @@ from jaxtyping import Array, Float, PyTree
 from nablab import checks
 from nablab.checks import Column
 from nablab.relax.histograms import Counts
+
+if TYPE_CHECKING:
+    import hist
 
 # Bin edges of an axis, or the names of its categories.
 Edges = Float[Array, "_"] | tuple[str, ...]
@@ -29,7 +32,7 @@ def to_hist(
     *,
     name: str | Sequence[str] = "",
     label: str = "",
-) -> hist.Hist:
+) -> "hist.Hist":
     """A histogram with ``Weight`` storage: values of either sign, and variances.
 
     Args:
@@ -62,6 +65,8 @@ def to_hist(
             raise ValueError(
                 f"counts.{part} must have the shape {bins} of the bins, got {jnp.shape(array)}"
             )
+    import hist
+
     histogram = hist.Hist(*axes, storage=hist.storage.Weight(), label=label or None)
     histogram.view().value = np.asarray(counts.values)
     histogram.view().variance = np.asarray(counts.variances)
@@ -162,6 +167,8 @@ def _per_axis(edges) -> list:
 
 def _axis(argument, edges, name):
     """An axis with these edges, or with categories of these names."""
+    import hist
+
     if all(isinstance(edge, str) for edge in edges):
         if len(set(edges)) < len(edges):
             raise ValueError(f"{argument} must be different names, got {edges}")
