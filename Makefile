@@ -30,10 +30,10 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to 
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 check-env: ## say what is missing on this computer, in plain words
-	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) utils/check_env.py
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) tools/check_env.py
 
 data: $(INSTALLED) ## fetch the public data that tests and notebook 12 read (69 MB, once; needs a network)
-	$(BIN)/python utils/fetch_data.py
+	$(BIN)/python tools/fetch_data.py
 
 LONG := $(addprefix tests/test_,browser_lab.py browser_pages.py real_likelihoods.py jittered_models.py hypotests.py limits.py)
 test: export JAX_PLATFORMS = cpu
@@ -52,7 +52,7 @@ lint: $(INSTALLED) ## check the style of code and notebooks
 
 execute: export JAX_PLATFORMS = cpu
 execute: $(INSTALLED) ## run the notebooks again and store their outputs (NB=03_smooth_cuts for one)
-	$(BIN)/python utils/execute.py $(if $(NB),$(filter %/$(NB).ipynb,$(NOTEBOOKS)),$(NOTEBOOKS))
+	$(BIN)/python tools/execute.py $(if $(NB),$(filter %/$(NB).ipynb,$(NOTEBOOKS)),$(NOTEBOOKS))
 
 talk: $(INSTALLED) ## open the talk in JupyterLab, presenting
 	rm -rf build/presenting && mkdir -p build && cp -r talk/presenting build/
@@ -62,16 +62,16 @@ talk: $(INSTALLED) ## open the talk in JupyterLab, presenting
 
 slides: export JAX_PLATFORMS = cpu
 slides: $(INSTALLED) ## write the talk as a deck that needs no network to build/slides
-	$(BIN)/python utils/slides.py
+	$(BIN)/python tools/slides.py
 
 book: $(INSTALLED) ## write notebooks and package as pages that need no network to build/book
-	$(BIN)/python utils/book.py
+	$(BIN)/python tools/book.py
 
 links: $(INSTALLED) ## ask for every address that the pages name (needs a network)
-	$(BIN)/python utils/book.py links
+	$(BIN)/python tools/book.py links
 
 workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to build/workshop
-	$(BIN)/python utils/workshop.py
+	$(BIN)/python tools/workshop.py
 
 # What takes long has a target of its own, or is called by hand (RESULTS.md says how).
 LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py minima.py)

@@ -1,20 +1,15 @@
 """Settings of the tests, which the kernels of the tested notebooks inherit."""
 
 import os
-import sys
 from collections import defaultdict
-from pathlib import Path
 
 import nbformat
+import needs
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-REPOSITORY = Path(__file__).resolve().parent
-sys.path[:0] = [str(REPOSITORY / "utils"), str(REPOSITORY / "tests")]
-import needs  # noqa: E402
-
-import fetch_data  # noqa: E402
-import workshop  # noqa: E402
+import fetch_data
+import workshop
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if fetch_data.folder().is_dir():

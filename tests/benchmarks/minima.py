@@ -18,7 +18,7 @@ import numpy as np
 import scipy.optimize
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "utils"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 import hard_models  # noqa: E402
 
 import fetch_data  # noqa: E402

@@ -20,7 +20,7 @@ from nablab.infer import hypotests, limits
 from nablab.model import workspaces
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "utils"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 from published import LEPTONS  # noqa: E402
 
 import fetch_data  # noqa: E402

@@ -6,8 +6,8 @@ expected histogram of the leading jet's momentum above any cut on the leading le
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-import awkward
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nablab import checks
 from nablab.checks import Numbers
+
+if TYPE_CHECKING:
+    import awkward
 
 #: Where the spectra of transverse momentum begin, in GeV: what the detector can reconstruct.
 LOWEST = {"jet": 25.0, "lepton": 10.0}
@@ -25,7 +28,7 @@ JETS = (0.15, 0.25, 0.25, 0.2, 0.1, 0.05)
 LEPTONS = (0.25, 0.6, 0.15)
 
 
-def jets_and_leptons(events: int, *, key: PRNGKeyArray, other: float = 0.0) -> awkward.Array:
+def jets_and_leptons(events: int, *, key: PRNGKeyArray, other: float = 0.0) -> "awkward.Array":
     """Events with a varying number of ``jets`` and ``leptons``, each in descending momentum.
 
     Jets have ``pt``, ``eta``, ``phi``, ``mass``, the discriminant ``btag`` between 0 and 1, and
@@ -40,6 +43,8 @@ def jets_and_leptons(events: int, *, key: PRNGKeyArray, other: float = 0.0) -> a
     Raises:
         ValueError: fewer than one event, or a fraction outside of 0 to 1.
     """
+    import awkward
+
     if events < 1:
         raise ValueError(f"events is {events}: ask for at least 1")
     checks.positive("other", other, allow_zero=True)
@@ -113,6 +118,8 @@ def _momenta(key, shape, kind, unknown, counts):
 
 
 def _jagged(counts, properties):
+    import awkward
+
     counts = np.asarray(counts)
     real = np.arange(properties["pt"].shape[1]) < counts[:, None]
     jagged = {

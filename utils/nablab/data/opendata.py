@@ -16,13 +16,14 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import pandas
-import pooch
-import requests
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
+
+if TYPE_CHECKING:
+    import pandas
 
 #: Missing entries of the Higgs ML file are stored as this number.
 MISSING = -999.0
@@ -110,6 +111,9 @@ def retrieve(url: str, checksum: str, name: str) -> Path:
     Raises:
         OpenDataError: no network, another file than the checksum says, or no room.
     """
+    import pooch
+    import requests
+
     cache = pooch.os_cache("nablab")
     by_hand = "get it by any other way, put it into a folder and set NABLAB_DATA to that folder"
     downloader = pooch.HTTPDownloader(
@@ -140,6 +144,8 @@ def retrieve(url: str, checksum: str, name: str) -> Path:
 
 def _find(candidates: Sequence[str], path: str | os.PathLike | None) -> Path:
     """The first of the files ``candidates`` that is there; the first one is downloaded if none."""
+    import pooch
+
     if path is not None:
         if not Path(path).is_file():
             raise OpenDataError(f"there is no file {path}: correct the path, or leave it out")
@@ -163,8 +169,10 @@ def _find(candidates: Sequence[str], path: str | os.PathLike | None) -> Path:
     )
 
 
-def _read_csv(path: Path, types: dict[str, type]) -> pandas.DataFrame:
+def _read_csv(path: Path, types: dict[str, type]) -> "pandas.DataFrame":
     """The columns named in ``types``, all filled, or an ``OpenDataError``."""
+    import pandas
+
     try:
         header = list(pandas.read_csv(path, nrows=0).columns)
         absent = [name for name in types if name not in header]

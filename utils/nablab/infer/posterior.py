@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from tqdm.auto import tqdm
 
 from nablab import checks
 from nablab.checks import Numbers
@@ -117,6 +116,8 @@ def sample(
     best = best_fit(model, data)
     start_key, warmup_key, draw_key = jax.random.split(key, 3)
     starts = _starts(model, best.parameters, free, start_key, chains)
+    from tqdm.auto import tqdm
+
     with tqdm(total=draws, unit="draw", disable=not progress, leave=False) as bar:
         bar.set_description("warm-up")
         keys = jax.random.split(warmup_key, chains)

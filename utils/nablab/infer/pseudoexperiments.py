@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from tqdm.auto import tqdm
 
 from nablab import checks, memory
 from nablab.checks import Numbers
@@ -171,6 +170,8 @@ def _throw(test_statistic, model, parameters, mus, keys, toys, progress) -> Toys
     check_truth(model, parameters, toys)
     hypotheses = parameters.shape[0]
     values, statuses, done = [], [], 0
+    from tqdm.auto import tqdm
+
     with tqdm(total=toys, unit="toy", disable=not progress, leave=False) as bar:
         try:
             # Hypotheses take turns, so that an interruption leaves them all with the same toys.

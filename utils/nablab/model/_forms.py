@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyhf
 
 from nablab.checks import is_traced
 
@@ -129,6 +128,8 @@ def _of_shape(shape):
 @contextmanager
 def explained(document):
     """Turn pyhf's message for a document of another kind into a sentence that says which."""
+    import pyhf
+
     try:
         yield document
     except pyhf.exceptions.InvalidSpecification:

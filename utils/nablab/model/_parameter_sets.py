@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyhf
 
 from nablab.model import _forms, _layout
 
@@ -86,6 +85,7 @@ def read(form: dict, poi_name: str | None, settings: dict) -> ParameterSets:
 
 def _configs(form, settings) -> list:
     """One configuration of pyhf, or two whose parameters follow one another."""
+    import pyhf
 
     def config(spec, validate=True):
         model = pyhf.Model(spec, validate=validate, poi_name=None, modifier_settings=settings)
@@ -154,6 +154,8 @@ def _parameters(spec) -> set[str]:
 
 def _poi_index(configs, poi_name) -> int | None:
     """Index of the parameter of interest: pyhf's message if there is no such single parameter."""
+    import pyhf
+
     if not poi_name:
         return None
     first = 0

@@ -9,11 +9,11 @@ differentiable in its parameters *and* in every yield of the specification.
 import operator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyhf
 from jaxtyping import Array, Bool, Float
 
 from nablab import checks
@@ -22,6 +22,9 @@ from nablab.indexing import put
 from nablab.model import _specification, interpolation
 from nablab.model._specification import Structure
 from nablab.pytrees import pytree
+
+if TYPE_CHECKING:
+    import pyhf
 
 PYHF_CODES = {"histosys": "code4p", "normsys": "code4"}
 # Below this rate the Poisson log-likelihood goes on as a straight line, so that an empty bin with
@@ -241,6 +244,8 @@ def from_spec(
         pyhf.exceptions.InvalidSpecification, InvalidModel, ...: pyhf's own message for a
             specification of the wrong form.
     """
+    import pyhf
+
     for kind in set(codes or {}) - set(PYHF_CODES):
         raise ValueError(f"codes has an entry {kind!r}: only {sorted(PYHF_CODES)} have a code")
     codes = {**PYHF_CODES, **(codes or {})}
@@ -258,7 +263,7 @@ def from_spec(
     return _possible(Model(structure=structure, **numbers), spec)
 
 
-def from_pyhf(model: pyhf.Model) -> Model:
+def from_pyhf(model: "pyhf.Model") -> Model:
     """The same model: specification, parameter of interest and interpolation codes of pyhf's.
 
     Its auxiliary data are ``.auxdata``; :func:`nablab.model.workspaces.read` takes a

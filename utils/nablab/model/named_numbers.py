@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyhf
 
 from nablab.checks import is_traced
 from nablab.model import _forms
@@ -169,6 +168,8 @@ def _configured(prefix, parameter):
 
 def _validate(spec):
     """pyhf's own message for a specification or workspace of the wrong form."""
+    import pyhf
+
     is_workspace = isinstance(spec, Mapping) and {"observations", "measurements"} & set(spec)
     with _forms.explained(spec):
         # Some numbers of each list are enough to judge the form.

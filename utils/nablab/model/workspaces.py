@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
-import jsonpatch
 import numpy as np
-import pyhf
 from jaxtyping import Array, Float
 
 from nablab import checks
@@ -76,6 +74,8 @@ def read(
 @functools.lru_cache(maxsize=256)
 def _measurement(form: str, name: str | None) -> int:
     """Which measurement of a workspace without numbers pyhf takes."""
+    import pyhf
+
     # Some numbers of each list are enough to judge the form.
     with _forms.explained(_forms.spread(json.loads(form), most=4)) as some:
         workspace = pyhf.Workspace(some)
@@ -104,6 +104,8 @@ def patched(workspace: Document, patches: Sequence) -> dict:
         pyhf.exceptions.PatchSetVerificationError, InvalidPatchLookup, InvalidSpecification: pyhf's
             own message for another workspace's patch set, an unknown patch, a wrong patch set.
     """
+    import jsonpatch
+
     result = named_numbers.skeleton(_load(workspace))
     if not isinstance(result, dict):
         raise ValueError(f"workspace is a {type(result).__name__}: it must be a dict or a path")
@@ -120,6 +122,9 @@ def patched(workspace: Document, patches: Sequence) -> dict:
 
 def _operations(patch, workspace) -> list:
     """The operations of a patch in one of its forms."""
+    import jsonpatch
+    import pyhf
+
     if isinstance(patch, tuple) and len(patch) == 2:
         patch_set, which = patch
         if not isinstance(patch_set, pyhf.PatchSet):
@@ -208,6 +213,8 @@ def write(workspace: dict, path: str | Path | None = None) -> dict:
         ValueError: a number is traced or not finite.
         pyhf.exceptions.InvalidSpecification: pyhf's own message for a workspace of the wrong form.
     """
+    import pyhf
+
     result = dict(pyhf.Workspace(plain(workspace)))
     for entry in named_numbers.entries(result):
         checks.finite(entry.name, entry.holder[entry.key])

@@ -7,14 +7,16 @@ sliced, rebinned and summed counts. None of the conversions works under ``jit``.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import hist
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from nablab import checks
+
+if TYPE_CHECKING:
+    import hist
 
 # Bin edges of an axis, or the names of its categories.
 Edges = Float[Array, "_"] | tuple[str, ...]
@@ -31,7 +33,7 @@ class Counts(NamedTuple):
     variances: Float[Array, "*bins"]
     edges: Edges | tuple[Edges, ...] | None = None
 
-    def to_hist(self, *, name: str | Sequence[str] = "", label: str = "") -> hist.Hist:
+    def to_hist(self, *, name: str | Sequence[str] = "", label: str = "") -> "hist.Hist":
         """A histogram with ``Weight`` storage: values of either sign, and variances.
 
         Args:
@@ -46,6 +48,8 @@ class Counts(NamedTuple):
         Raises:
             ValueError: there are no edges, they do not increase, or do not belong to the counts.
         """
+        import hist
+
         axes = _axes(self.edges, name)
         bins = tuple(len(axis) for axis in axes)
         for part in ("values", "variances"):
@@ -110,6 +114,8 @@ def _axes(edges, name) -> list:
 
 def _axis(argument, edges, name):
     """An axis with these edges, or with categories of these names."""
+    import hist
+
     if all(isinstance(edge, str) for edge in edges):
         if len(set(edges)) < len(edges):
             raise ValueError(f"{argument} must be different names, got {edges}")

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
-from tqdm.auto import tqdm
 
 from nablab import checks
 from nablab.train import checkpoints, stepping
@@ -220,6 +219,8 @@ def _train(objective, params, events, validation, seeds, key, **settings):
 
 def _resume(task, file, reached, same_machine) -> None:
     """Say where, unless the file belongs to another training."""
+    from tqdm.auto import tqdm
+
     if reached.step > task.steps:
         raise ValueError(
             f"checkpoint {file.path} is at step {reached.step} already, but steps is {task.steps}: "
@@ -244,6 +245,8 @@ def _resume(task, file, reached, same_machine) -> None:
 
 
 def _run(task, reached, of_seed, file=None) -> list[Training]:
+    from tqdm.auto import tqdm
+
     saved, at_once, probing = time.monotonic(), 1, file is not None
     bar = tqdm(total=task.steps, disable=not task.progress, leave=False)
     try:

@@ -1,6 +1,6 @@
 """Execute notebooks in place, so that an unchanged notebook gives an unchanged file.
 
-    python utils/execute.py nbs/03_smooth_cuts.ipynb ...
+    python tools/execute.py nbs/03_smooth_cuts.ipynb ...
 
 What changes from run to run (timings, widget state) is not stored; a widget leaves behind the
 picture and the text that it offers beside its live view.

@@ -1,6 +1,6 @@
 """Two editions of every notebook for a workshop, made from the one in ``nbs``.
 
-    python utils/workshop.py
+    python tools/workshop.py
 
 ``build/workshop/participants`` has no solutions, and its exercises and checks no outputs.
 ``build/workshop/teachers`` has the solutions as cells of their own below each check, and minutes at

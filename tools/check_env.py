@@ -6,7 +6,6 @@ but Python is needed to run it.
 
 import importlib.metadata
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -47,22 +46,33 @@ def python_version():
 def packages():
     import tomllib  # from Python 3.11 on
 
+    try:
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError:
+        return f"packages: packaging is missing: {INSTALL}"
     with (ROOT / "pyproject.toml").open("rb") as file:
-        needed = tomllib.load(file)["project"]["dependencies"]
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.partition(" ;")[0].strip().split("==") for line in lock)
+        project = tomllib.load(file)["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["show"], *extras["notebooks"]]
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = {pin.name: pin for pin in map(Requirement, lines) if here(pin)}
     wrong = []
-    for name in (re.match(r"[\w.-]+", requirement).group().lower() for requirement in needed):
+    for name in (Requirement(text).name for text in needed):
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             wrong.append(f"{name} is missing")
             continue
-        if found != pins[name]:
-            wrong.append(f"{name} is {found}, not {pins[name]}")
+        if name in pins and found not in pins[name].specifier:
+            wrong.append(f"{name} is {found}, not {str(pins[name].specifier)[2:]}")
     if wrong:
         others = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         return f"packages: {', '.join(wrong[:3])}{others}: {INSTALL}"
+
+
+def here(pin) -> bool:
+    """Whether a line of the lock is meant for this Python and this system."""
+    return pin.marker is None or pin.marker.evaluate()
 
 
 def derivatives():
