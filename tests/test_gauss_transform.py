@@ -96,7 +96,7 @@ def test_tiny_bandwidth_is_the_hard_histogram(bandwidth):
     near = jnp.min(jnp.abs(x[:, None] - EQUAL), axis=1) < 20 * 1e-4
     x = jnp.where(near, 0.1, x)
     fast, gradient = evaluate(_gauss_transform.counts, x, EQUAL, bandwidth, weights)
-    close(fast, tuple(histograms.hard_counts(x, EQUAL, weights=weights)), 1e-13)
+    close(fast, histograms.hard_counts(x, EQUAL, weights=weights)[:2], 1e-13)
     assert not any(np.any(part) for part in gradient[:3])
 
 

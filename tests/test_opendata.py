@@ -16,7 +16,7 @@ import pooch
 import pytest
 from published import DATA
 
-from nablab.data import opendata
+from nablab.data import _downloads, opendata
 from nablab.data.opendata import OpenDataError
 
 FULL = "atlas-higgs-challenge-2014-v2.csv.gz"
@@ -312,13 +312,13 @@ def test_download_once(portal, nowhere):
     ],
 )
 def test_failed_download_leaves_no_trace(portal, nowhere, monkeypatch, mode, message):
-    monkeypatch.setattr(opendata, "TIMEOUT", (0.3, 0.3))
+    monkeypatch.setattr(_downloads, "TIMEOUT", (0.3, 0.3))
     portal.mode = mode
     with pytest.raises(OpenDataError, match=message):
         opendata.higgsml()
     assert list(nowhere.iterdir()) == []
     portal.mode = "whole"
-    monkeypatch.setattr(opendata, "TIMEOUT", (5, 5))
+    monkeypatch.setattr(_downloads, "TIMEOUT", (5, 5))
     assert len(opendata.higgsml()) == 60
 
 

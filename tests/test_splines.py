@@ -195,19 +195,17 @@ def test_extreme_bandwidths_are_finite(bandwidth, fold_tails):
 
 def test_no_events_no_weight_and_single_precision():
     empty = counts(jnp.zeros(0), jnp.array(EDGES), bandwidth=BANDWIDTH)
-    np.testing.assert_array_equal(empty, np.zeros((2, BINS)))
+    np.testing.assert_array_equal(empty[:2], np.zeros((2, BINS)))
     x, weights = sample(100)
-    np.testing.assert_array_equal(
-        counts(x, EDGES, bandwidth=BANDWIDTH, weights=np.zeros(100)), np.zeros((2, BINS))
-    )
+    weightless = counts(x, EDGES, bandwidth=BANDWIDTH, weights=np.zeros(100))
+    np.testing.assert_array_equal(weightless[:2], np.zeros((2, BINS)))
     x_32, edges_32, h_32, w_32 = (
         jnp.array(a, dtype="float32") for a in (x, EDGES, BANDWIDTH, weights)
     )
     single = counts(x_32, edges_32, bandwidth=h_32, weights=w_32)
     assert single.values.dtype == jnp.float64
-    np.testing.assert_allclose(
-        single, counts(x, EDGES, bandwidth=BANDWIDTH, weights=weights), rtol=1e-5
-    )
+    double = counts(x, EDGES, bandwidth=BANDWIDTH, weights=weights)
+    np.testing.assert_allclose(single[:2], double[:2], rtol=1e-5)
 
 
 def test_far_from_all_bins_variances_are_not_negative():
