@@ -18,8 +18,8 @@ from nablab.infer import (
     intervals,
     limits,
     mle,
-    pseudoexperiments,
     test_statistics,
+    toy_hypotests,
 )
 from nablab.infer.certificates import Status
 from nablab.infer.limits import LimitStatus
@@ -231,7 +231,7 @@ NEEDS_POI = {
     "asimov_data": lambda model, data: hypotests.asimov_data(model, 1.0),
     "upper_limit": limits.upper_limit,
     "profile_scan": lambda model, data: mle.profile_scan(model, data, jnp.array([0.0, 1.0])),
-    "toys": lambda model, data: pseudoexperiments.cls(model, data, jax.random.key(0), toys=10),
+    "toys": lambda model, data: toy_hypotests.cls(model, data, jax.random.key(0), toys=10),
     "feldman_cousins": lambda model, data: intervals.feldman_cousins(
         model, data, jax.random.key(0), jnp.array([0.5, 1.0]), toys=10
     ),

@@ -17,6 +17,7 @@ from nablab.infer import (
     posterior,
     pseudoexperiments,
     test_statistics,
+    toy_hypotests,
 )
 from nablab.infer.certificates import Certificate, Status
 from nablab.infer.limits import LimitStatus
@@ -34,6 +35,7 @@ ROOMS = (
     posterior,
     pseudoexperiments,
     test_statistics,
+    toy_hypotests,
 )
 
 
@@ -137,7 +139,7 @@ def test_toys_and_intervals_that_converged():
     good = intervals.Interval(*[number] * 5, points, points, points, jnp.zeros(2, int), ())
     assert good.converged and good.require() is good
     assert not replace(good, failed=jnp.array([0, 3])).converged
-    p = pseudoexperiments.ToyPValues(number, number, jnp.zeros(5), toys, toys, ())
+    p = toy_hypotests.ToyPValues(number, number, jnp.zeros(5), toys, toys, ())
     assert not p.converged
 
 

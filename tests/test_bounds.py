@@ -8,7 +8,15 @@ import models
 import numpy as np
 import pytest
 
-from nablab.infer import hypotests, intervals, limits, mle, pseudoexperiments, test_statistics
+from nablab.infer import (
+    hypotests,
+    intervals,
+    limits,
+    mle,
+    pseudoexperiments,
+    test_statistics,
+    toy_hypotests,
+)
 from nablab.infer.certificates import Status
 from nablab.infer.limits import LimitStatus
 from nablab.judge.calibration import coverage
@@ -80,10 +88,10 @@ REFUSED = {
     "upper_limit": (lambda: limits.upper_limit(HIGH, DATA), "compared with is 0, outside"),
     "expected_upper_limit": (lambda: limits.expected_upper_limit(HIGH), "with is 0, outside"),
     "toy cls": (
-        lambda: pseudoexperiments.cls(NARROW, DATA, KEY, mu=6.0, **QUICK),
+        lambda: toy_hypotests.cls(NARROW, DATA, KEY, mu=6.0, **QUICK),
         "mu is 6, outside",
     ),
-    "toy p0": (lambda: pseudoexperiments.p0(LOW, DATA, KEY, **QUICK), "hypothesis is 1, outside"),
+    "toy p0": (lambda: toy_hypotests.p0(LOW, DATA, KEY, **QUICK), "hypothesis is 1, outside"),
     "toys": (
         lambda: pseudoexperiments.distribution(
             test_statistics.qmu, NARROW, NARROW.init, KEY, toys=10, mu=6.0, progress=False

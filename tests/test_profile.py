@@ -82,7 +82,7 @@ def derivatives_of_all(model, parameters, data):
 @jax.jit
 def complete(model, data, parameters):
     """The parameters with the gammas at their best."""
-    likelihood = _profile.of(model, data, parameters)
+    likelihood = _profile.profile_likelihood(model, data, parameters)
     return likelihood.complete(parameters[likelihood.plan.at])
 
 
@@ -105,7 +105,7 @@ def test_expansion_equals_automatic_differentiation(number):
     model = with_bounds()[0] if number == 2 else from_spec(spec(second_level=False))
     assert len(levels(model.structure)) == number
     start = point(model)
-    likelihood = _profile.of(model, jittered(model), start)
+    likelihood = _profile.profile_likelihood(model, jittered(model), start)
 
     @jax.jit
     def both(x):
@@ -124,7 +124,7 @@ def test_blocks_of_bins_add_up(case, monkeypatch):
     given = model, jittered(model), point(model)
 
     def expansion(held):
-        likelihood = _profile.of(*given, held)
+        likelihood = _profile.profile_likelihood(*given, held=held)
         return jax.jit(lambda likelihood, x: likelihood.expansion(x))(
             likelihood, given[-1][likelihood.plan.at]
         )
@@ -148,7 +148,9 @@ def test_without_its_curvature_the_hessian_is_positive():
 
     @jax.jit
     def hessian(data, curved):
-        return _profile.of(model, data, model.init).expansion(model.init, curved=curved)[2]
+        return _profile.profile_likelihood(model, data, model.init).expansion(
+            model.init, curved=curved
+        )[2]
 
     assert np.linalg.eigvalsh(hessian(far, 1.0))[0] < 0
     assert np.linalg.eigvalsh(hessian(far, 0.0))[0] >= 2.0 - 1e-9  # that of the constraints
@@ -195,7 +197,7 @@ def test_statistics_of_unit_weights():
     data = model.expected_data(model.parameters(1.1))
 
     def deviance(model, data):
-        likelihood = _profile.of(model, data, model.init)
+        likelihood = _profile.profile_likelihood(model, data, model.init)
         return likelihood.value(model.init[likelihood.plan.at])
 
     expected, found = deviance(model, data), jax.jit(deviance)(model, data)

@@ -12,7 +12,7 @@ import pyhf
 import pytest
 from scipy.stats import poisson
 
-from nablab.infer import hypotests, pseudoexperiments, test_statistics
+from nablab.infer import hypotests, pseudoexperiments, test_statistics, toy_hypotests
 from nablab.infer.certificates import Status
 from nablab.model.histfactory import from_spec
 
@@ -97,7 +97,7 @@ def test_each_toy_has_the_test_statistic_of_pyhf(model, toys):
 def test_cls_of_a_counting_experiment_is_exact(n):
     """Most toys have the counts of the data here, so that rounding errors must not part them."""
     model, number = from_spec(COUNTING), 20_000
-    result = pseudoexperiments.cls(
+    result = toy_hypotests.cls(
         model, jnp.array([n * 1.0]), KEY, mu=1.0, toys=number, progress=False
     )
     background = poisson.cdf(n, BACKGROUND)
@@ -121,7 +121,7 @@ def test_cls_of_a_counting_experiment_is_exact(n):
 @pytest.mark.parametrize("n", [10, 14, 17])
 def test_p0_of_a_counting_experiment_is_exact(n):
     model, number = from_spec(COUNTING), 20_000
-    result = pseudoexperiments.p0(model, jnp.array([n * 1.0]), KEY, toys=number, progress=False)
+    result = toy_hypotests.p0(model, jnp.array([n * 1.0]), KEY, toys=number, progress=False)
     # Without an excess q0 is 0, and no toy is less extreme.
     exact = poisson.sf(n - 1, BACKGROUND) if n > BACKGROUND else 1.0
     assert abs(result.observed - exact) < 4 * result.error
@@ -137,7 +137,7 @@ def test_p_values_and_band_are_those_of_pyhf_for_the_same_toys(model, monkeypatc
     # pyhf 0.7.6 calls NumPy's by an argument that NumPy 2.4 no longer has.
     monkeypatch.setattr(type(pyhf.tensorlib), "percentile", percentile)
     data = jnp.concatenate([jnp.array([51.0, 48.0]), model.auxdata])
-    result = pseudoexperiments.cls(model, data, KEY, toys=300, progress=False)
+    result = toy_hypotests.cls(model, data, KEY, toys=300, progress=False)
     calculator = pyhf.infer.calculators.ToyCalculator(data.tolist(), pyhf.Model(SPEC))
     distributions = [
         pyhf.infer.calculators.EmpiricalDistribution(np.asarray(toys.values))
@@ -191,7 +191,7 @@ def test_failed_fits_are_counted_and_reported(model):
     assert toys.failed == failed
     np.testing.assert_array_equal(jnp.isnan(toys.values), counts % 10 == 0)
     number = jnp.array(0.0)
-    result = pseudoexperiments.ToyPValues(number, number, jnp.zeros(5), toys, toys, ())
+    result = toy_hypotests.ToyPValues(number, number, jnp.zeros(5), toys, toys, ())
     assert result.failed == 2 * failed
     with pytest.raises(RuntimeError, match=f"{2 * failed} toys have a failed fit"):
         result.require()
@@ -260,6 +260,6 @@ def test_bad_input_is_named(model, change, message):
 
 def test_unknown_test_statistic_and_wrong_data(model):
     with pytest.raises(ValueError, match="test_statistic is 'q0': choose"):
-        pseudoexperiments.cls(model, model.expected_data(model.init), KEY, test_statistic="q0")
+        toy_hypotests.cls(model, model.expected_data(model.init), KEY, test_statistic="q0")
     with pytest.raises(ValueError, match="data has shape"):
-        pseudoexperiments.p0(model, jnp.ones(3), KEY)
+        toy_hypotests.p0(model, jnp.ones(3), KEY)

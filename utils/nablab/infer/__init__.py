@@ -1,6 +1,6 @@
 """Statistical inference whose every number has a gradient: fits, tests, limits, intervals."""
 
-from nablab.infer import posterior, pseudoexperiments
+from nablab.infer import posterior, pseudoexperiments, toy_hypotests
 from nablab.infer.certificates import Certificate, Fit, Status
 from nablab.infer.diagnostics import (
     covariance,
@@ -56,6 +56,7 @@ __all__ = [
     "sensitivity_map",
     "tmu",
     "tmu_tilde",
+    "toy_hypotests",
     "two_phase",
     "unrolled",
     "upper_limit",

@@ -40,7 +40,7 @@ class Curvature(NamedTuple):
 
 
 def expand(
-    model: Model, plan: Plan, parameters, cells=None
+    model: Model, plan: Plan, parameters, *, cells=None
 ) -> tuple[Float[Array, "cells"], Float[Array, "fitted cells"], Callable]:
     """Events by cell, their slopes, and their second derivatives as a function of weights [cells]:
     what normsys factors make together with others [fitted, fitted], and a :class:`Curvature`.

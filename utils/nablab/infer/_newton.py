@@ -42,58 +42,7 @@ def newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> Itera
     grows and shrinks with how well the model has foretold the last value.
     """
 
-    def step(state, lower, upper):
-        options, far = {}, False
-        if state.x.size >= linalg.LARGE:
-            far = (state.count == 0) | (state.predicted > FAR)
-            options = {"curved": 1.0 - far}
-        value, gradient, hessian = expansion(state.trial, *args, **options)
-        change = value - state.value
-        # Near the minimum the change drowns in rounding errors, and a full step is right.
-        rounding = 1e-13 * (1.0 + jnp.abs(value))
-        full = (state.predicted < rounding) & (change < rounding)
-        good = full | (change < -1e-4 * state.predicted) | (state.count == 0)
-        good = good & ~state.done
-        radius = _radius(state, change, good)
-
-        x, value, gradient, hessian = jax.tree.map(
-            partial(jnp.where, good),
-            (state.trial, value, gradient, hessian),
-            (state.x, state.value, state.gradient, state.hessian),
-        )
-        # Parameters pressed against a bound, and the fixed ones.
-        active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
-        active = active | (lower == upper)
-        scale = curvatures(hessian)
-        norm = gradient_norm(gradient, active, scale)
-        # Where whole steps no longer lower it, the gradient is all rounding errors.
-        stalled = good & full & (norm > 0.5 * state.norm) & (state.count > 0)
-        whole = (state.length < state.radius) & (state.predicted < STALLED)
-        done = ((norm <= tolerance) | (stalled & whole)) & ~jnp.asarray(far)
-        unit = 1.0 / jnp.sqrt(scale)
-        moved, predicted, negative = _boxed.lowest(
-            in_units(hessian, lower == upper, unit),
-            unit * gradient,
-            jnp.maximum((lower - x) / unit, -radius),
-            jnp.minimum((upper - x) / unit, radius),
-            active,
-            state.longer,
-        )
-        return Iteration(
-            x=x,
-            value=value,
-            gradient=gradient,
-            hessian=hessian,
-            active=active,
-            norm=norm,
-            trial=jnp.clip(x + unit * moved, lower, upper),
-            predicted=predicted,
-            length=jnp.abs(moved).max(initial=0.0),
-            radius=radius,
-            longer=jnp.where(good & negative, LONGER * state.longer, 1.0),
-            count=state.count + ~state.done,
-            done=done | state.done,
-        )
+    step = partial(_step, expansion, args, tolerance)
 
     def unfinished(state):
         in_reach = (state.count < max_iterations) & (state.radius > 1e-14)
@@ -107,6 +56,61 @@ def newton(expansion, args, x, lower, upper, tolerance, max_iterations) -> Itera
         return jax.tree.map(lambda field: field[None], step(*alone))
 
     return jax.lax.while_loop(unfinished, steps, beginning(x))
+
+
+def _step(expansion, args, tolerance, state, lower, upper):
+    """The iteration at its trial point, where that is better, and with the next one to try."""
+    options, far = {}, False
+    if state.x.size >= linalg.LARGE:
+        far = (state.count == 0) | (state.predicted > FAR)
+        options = {"curved": 1.0 - far}
+    value, gradient, hessian = expansion(state.trial, *args, **options)
+    change = value - state.value
+    # Near the minimum the change drowns in rounding errors, and a full step is right.
+    rounding = 1e-13 * (1.0 + jnp.abs(value))
+    full = (state.predicted < rounding) & (change < rounding)
+    good = full | (change < -1e-4 * state.predicted) | (state.count == 0)
+    good = good & ~state.done
+    radius = _radius(state, change, good)
+
+    x, value, gradient, hessian = jax.tree.map(
+        partial(jnp.where, good),
+        (state.trial, value, gradient, hessian),
+        (state.x, state.value, state.gradient, state.hessian),
+    )
+    # Parameters pressed against a bound, and the fixed ones.
+    active = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+    active = active | (lower == upper)
+    scale = curvatures(hessian)
+    norm = gradient_norm(gradient, active, scale)
+    # Where whole steps no longer lower it, the gradient is all rounding errors.
+    stalled = good & full & (norm > 0.5 * state.norm) & (state.count > 0)
+    whole = (state.length < state.radius) & (state.predicted < STALLED)
+    done = ((norm <= tolerance) | (stalled & whole)) & ~jnp.asarray(far)
+    unit = 1.0 / jnp.sqrt(scale)
+    moved, predicted, negative = _boxed.lowest(
+        in_units(hessian, lower == upper, unit),
+        unit * gradient,
+        jnp.maximum((lower - x) / unit, -radius),
+        jnp.minimum((upper - x) / unit, radius),
+        active,
+        state.longer,
+    )
+    return Iteration(
+        x=x,
+        value=value,
+        gradient=gradient,
+        hessian=hessian,
+        active=active,
+        norm=norm,
+        trial=jnp.clip(x + unit * moved, lower, upper),
+        predicted=predicted,
+        length=jnp.abs(moved).max(initial=0.0),
+        radius=radius,
+        longer=jnp.where(good & negative, LONGER * state.longer, 1.0),
+        count=state.count + ~state.done,
+        done=done | state.done,
+    )
 
 
 def beginning(x) -> Iteration:

@@ -6,8 +6,7 @@ Where the tables of parameters and cells that this takes are large, the bins are
 blocks.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import field
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +17,14 @@ from nablab.indexing import put
 from nablab.infer import _cells, _per_bin
 from nablab.infer._plan import Plan, blocks, plan
 from nablab.model.histfactory import Model
+from nablab.pytrees import pytree
 
 # Tables with more entries are made for blocks of so many cells.
 LARGE_TABLE = 1_000_000
 BLOCK = 1024
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["model", "data", "start"], meta_fields=["plan"]
-)
-@dataclass(frozen=True)
+@pytree
 class ProfileLikelihood:
     """Deviance minimised over the gammas, as a function of the fitted parameters.
 
@@ -37,7 +34,7 @@ class ProfileLikelihood:
     model: Model
     data: Float[Array, "data"]
     start: Float[Array, "parameters"]
-    plan: Plan
+    plan: Plan = field(metadata={"static": True})
 
     def parameters(self, x: Float[Array, "fitted"]) -> Float[Array, "parameters"]:
         """All parameters, the gammas left as they are."""
@@ -116,7 +113,7 @@ class ProfileLikelihood:
             cells, counted, bins = block
             part = jnp.asarray(place)[cells]
             weights = jnp.where(counted, by_sum[part, bins], 0.0).reshape(-1)
-            _, slopes, curvature = _cells.expand(model, plan, parameters, cells.reshape(-1))
+            _, slopes, curvature = _cells.expand(model, plan, parameters, cells=cells.reshape(-1))
             slopes_3d = slopes.reshape(size, *cells.shape)
             sum_slopes = [
                 jnp.where(counted & (part == k), slopes_3d, 0.0).sum(axis=1) for k in range(parts)
@@ -138,7 +135,7 @@ class ProfileLikelihood:
         return value, gradient, pieces.add_to(hessian, plan)
 
 
-def of(model: Model, data, start, held=()) -> ProfileLikelihood:
+def profile_likelihood(model: Model, data, start, *, held=()) -> ProfileLikelihood:
     """The profile likelihood of a fit with the parameters at ``held`` held at those of ``start``,
     or of all global ones."""
     return ProfileLikelihood(model, data, start, plan(model.structure, tuple(sorted(held))))

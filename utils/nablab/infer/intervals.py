@@ -108,7 +108,7 @@ def feldman_cousins(
     lowest = model.lower[model.poi_index]
     grid = jnp.asarray(grid, dtype=float)
     observed, best, fixed = _scan(model, data, grid)
-    thrown = pseudoexperiments._throw(
+    thrown = pseudoexperiments.throw(
         tmu,
         model,
         fixed.parameters,

@@ -237,17 +237,26 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
     log_limits, status, ends = _newton(jax.jit(evaluate), *still((guess, near, bound)))
     ends = Fit(**{**ends, "certificate": Certificate(**ends["certificate"])})
 
-    def attached(log_limits):
+    def residual_at_ends(log_limits):
         """The residual with the fits that the search has made, and all their derivatives."""
-        log_limits = jnp.where(found, log_limits, 0.0)
 
         def deviance(poi_data_end):
             poi, data, end = poi_data_end
             return lowest_deviance(model, data, poi, end)
 
-        return residual(
-            log_limits, each(model, deviance, (jnp.exp(log_limits)[which], datasets, ends))
-        )
+        pois = jnp.exp(log_limits)[which]
+        return residual(log_limits, each(model, deviance, (pois, datasets, ends)))
+
+    no_test = model.fixed[model.poi_index] | outside(model, model.poi_index, 0.0)
+    status = jnp.where(no_test, LimitStatus.OUTSIDE_BOUNDS, status)
+    return _attached(residual_at_ends, log_limits, status == LimitStatus.FOUND), status, ends
+
+
+def _attached(residual, log_limits, found):
+    """The limits with all their derivatives; NaN where none was ``found``."""
+
+    def with_zeros(log_limits):
+        return residual(jnp.where(found, log_limits, 0.0))
 
     def solve_linear(linear, right_hand_side):
         """A limit depends on no other limit: the Jacobian is diagonal, with 0 where not found."""
@@ -261,13 +270,9 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             lambda x: slope * x, right_hand_side, divide, symmetric=True
         )
 
-    no_test = model.fixed[model.poi_index] | outside(model, model.poi_index, 0.0)
-    status = jnp.where(no_test, LimitStatus.OUTSIDE_BOUNDS, status)
-    found = status == LimitStatus.FOUND
     log_limits = jnp.where(found, log_limits, jnp.nan)
-    log_limits = jax.lax.custom_root(attached, log_limits, lambda _, x: x, solve_linear)
-    limits = jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
-    return limits, status, ends
+    log_limits = jax.lax.custom_root(with_zeros, log_limits, lambda _, x: x, solve_linear)
+    return jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
 
 
 def _first_guess(model, asimov):

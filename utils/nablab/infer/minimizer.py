@@ -79,23 +79,29 @@ def minimize(
     init = jnp.asarray(init, dtype=float)
     lower, upper = jnp.broadcast_to(lower, init.shape), jnp.broadcast_to(upper, init.shape)
     fixed = jnp.broadcast_to(fixed, init.shape)
-    lower, upper = jnp.where(fixed, init, lower), jnp.where(fixed, init, upper)
+    box = jnp.where(fixed, init, lower), jnp.where(fixed, init, upper)
     if expansion is None:
         example = jnp.zeros(init.shape[-1])
         function, hoisted = jax.closure_convert(function, example, *args)
         args, expansion = (*args, *hoisted), partial(_expansion, function)
+    starts = init[None] if starts is None else jnp.concatenate([init[None], starts])
+    fits = _fits(function, expansion, args, starts, *box, along, look, tolerance, max_iterations)
+    if not is_traced(fits.certificate.status) and not fits.converged.all():
+        warnings.warn(f"minimize: {failure([fits.certificate], ())}", stacklevel=2)
+    return fits
 
+
+def _fits(function, expansion, args, starts, lower, upper, along, look, tolerance, max_iterations):
+    """:func:`minimize` from the ``starts``, [starts, (fits,) parameters]."""
     # Plain arrays: the tangents of a model are not a model.
     args, tree = jax.tree.flatten(args)
     function, expansion = _on_leaves(function, tree), _on_leaves(expansion, tree)
-
-    along = np.asarray(along if init.shape[-1] <= MOST_SEARCHED else (), dtype=int)
-    starts = init[None] if starts is None else jnp.concatenate([init[None], starts])
+    size, several = starts.shape[-1], starts.ndim > 2
+    along = np.asarray(along if size <= MOST_SEARCHED else (), dtype=int)
     still = jax.lax.stop_gradient
-    shape = (len(starts), 1, init.size) if init.ndim == 1 else starts.shape
-    box = lower.reshape(shape[1:]), upper.reshape(shape[1:])
+    box = lower.reshape(-1, size), upper.reshape(-1, size)
     end, heights, beaten = _search(
-        *(function, expansion, still(args), *still((starts.reshape(shape), *box))),
+        *(function, expansion, still(args), *still((starts.reshape(len(starts), -1, size), *box))),
         *(along, look, tolerance, max_iterations),
     )
 
@@ -106,13 +112,9 @@ def minimize(
         value = _lowest(function, expansion, end.value, *found)
         return Fit(x, value, _certify(end, heights, beaten, lower < upper, tolerance))
 
-    if init.ndim == 1:
-        fits = attach(*jax.tree.map(lambda field: field[0], (end, heights, beaten, *box)))
-    else:
-        fits = jax.vmap(attach)(end, heights, beaten, *box)
-    if not is_traced(fits.certificate.status) and not fits.converged.all():
-        warnings.warn(f"minimize: {failure([fits.certificate], ())}", stacklevel=2)
-    return fits
+    if several:
+        return jax.vmap(attach)(end, heights, beaten, *box)
+    return attach(*jax.tree.map(lambda field: field[0], (end, heights, beaten, *box)))
 
 
 def _on_leaves(function, tree):
@@ -219,25 +221,13 @@ def _search(
     tries = max(len(starts), 1 if few else TRIES) if search else first
     rounds = 1 + search * ROUNDS
 
-    def ends_from(points):
-        """Ends from [tries, fits, size], side by side or, where each takes long, in turn."""
-        box = jnp.broadcast_to(lower, points.shape), jnp.broadcast_to(upper, points.shape)
-        lanes = [array.reshape(tries * fits, size) for array in (jnp.clip(points, *box), *box)]
-
-        def run(x, lower, upper):
-            return _newton.newton(expansion, args, x, lower, upper, tolerance, max_iterations)
-
-        if few:
-            ends = run(*lanes)
-        else:
-            ends = jax.lax.map(lambda lane: run(*lane), [array[:, None] for array in lanes])
-            ends = jax.tree.map(lambda field: field[:, 0], ends)
-        return jax.tree.map(lambda field: field.reshape(tries, fits, *field.shape[1:]), ends)
+    def run(x, lower, upper):
+        return _newton.newton(expansion, args, x, lower, upper, tolerance, max_iterations)
 
     def one_round(state):
         """Fits from the points, the lowest of which counts; and points for the next round."""
         end, points, values, count = state
-        ends = ends_from(points)
+        ends = _ends(run, points, lower, upper, few)
         values = values.at[count].set(jnp.where(ends.done, ends.value, jnp.nan))
         lowest = jnp.argmin(jnp.where(jnp.isfinite(ends.value), ends.value, jnp.inf), axis=0)
         new = jax.tree.map(lambda field: field[lowest, np.arange(fits)], ends)
@@ -266,16 +256,26 @@ def _search(
     points = jnp.concatenate([starts, jnp.full((tries - len(starts), fits, size), jnp.nan)])
     end = _newton.beginning(starts[0])
     values = jnp.full((rounds, tries, fits), jnp.nan)
-    state = (
-        one_round((end, points, values, 0))
-        if rounds == 1
-        else jax.lax.while_loop(go_on, one_round, (end, points, values, 0))
-    )
+    state = end, points, values, 0
+    state = one_round(state) if rounds == 1 else jax.lax.while_loop(go_on, one_round, state)
     end, _, values, _ = state
     allowed = ((lower[:, None] <= end.x) & (end.x <= upper[:, None])).all(axis=-1)
     beaten = (allowed & clearly_lower(end.value, end.value[:, None])).any(axis=1)
     values = values.reshape(-1, fits).T
     return end, values - end.value[:, None], beaten | jax.vmap(_scattered)(values)
+
+
+def _ends(run, points, lower, upper, side_by_side):
+    """Ends from points [tries, fits, size], side by side or, where each takes long, in turn."""
+    tries, fits, size = points.shape
+    box = jnp.broadcast_to(lower, points.shape), jnp.broadcast_to(upper, points.shape)
+    lanes = [array.reshape(tries * fits, size) for array in (jnp.clip(points, *box), *box)]
+    if side_by_side:
+        ends = run(*lanes)
+    else:
+        ends = jax.lax.map(lambda lane: run(*lane), [array[:, None] for array in lanes])
+        ends = jax.tree.map(lambda field: field[:, 0], ends)
+    return jax.tree.map(lambda field: field.reshape(tries, fits, *field.shape[1:]), ends)
 
 
 def _scattered(values):

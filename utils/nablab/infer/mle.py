@@ -86,12 +86,11 @@ def fits(
     fixed = [_with(model.fixed, dict.fromkeys(values, True)) for values in held]
     one = len(held) == 1
     if one:  # fewer parameters
-        inits, fixed = inits[0], fixed[0]
-        within = replace(model, fixed=fixed)
-        likelihood = _profile.of(within, data, inits, held[0])
+        start, inits, fixed = inits[0], inits[0], fixed[0]
     else:
         inits, fixed = jnp.stack(inits), jnp.stack(fixed)
-        likelihood = _profile.of(model, data, start)
+    within = replace(model, fixed=fixed) if one else model
+    likelihood = _profile.profile_likelihood(within, data, start, held=held[0] if one else ())
     at = likelihood.plan.at
     starts, along = _other_starts(model, likelihood.plan.fitted, inits[..., at])
     result = minimize(
@@ -161,7 +160,7 @@ def lowest_deviance(
     """The value of ``fit``, a minimum with the parameter of interest held at ``poi``, as a
     function of the model, the data and ``poi``. How it was found does not count."""
     start = model.init.at[model.poi_index].set(poi)
-    likelihood = _profile.of(model, data, start, {model.poi_index})
+    likelihood = _profile.profile_likelihood(model, data, start, held={model.poi_index})
     end, at = jax.lax.stop_gradient(fit), likelihood.plan.at
     x, fixed, upper = end.parameters[at], model.fixed[at], model.upper[at]
     rest = jnp.where(fixed, model.init[at], jnp.where(x >= upper, upper, model.lower[at]))

@@ -105,13 +105,7 @@ def sample(
         raise ModuleNotFoundError(
             "posterior samples need blackjax: install the extra, nablab[posterior]"
         ) from error
-    if chains < 2 or draws < 4:
-        raise ValueError(f"chains is {chains} and draws {draws}: at least 2 and 4 are needed")
-    checks.finite("the lower bounds of the model", model.lower)
-    checks.finite("the upper bounds of the model", model.upper)
-    free = tuple(np.flatnonzero(~np.asarray(model.fixed)).tolist())
-    if not free:
-        raise ValueError("all parameters of the model are fixed: nothing to sample")
+    free = _checked(model, chains, draws)
     data = jnp.asarray(data, dtype=float)
     best = best_fit(model, data)
     start_key, warmup_key, draw_key = jax.random.split(key, 3)
@@ -123,23 +117,41 @@ def sample(
         keys = jax.random.split(warmup_key, chains)
         states, *tuned = jax.block_until_ready(_warm_up(model, data, free, keys, starts, warmup))
         bar.set_description("draws")
-        blocks = []
-        try:
-            for first in range(0, draws, BLOCK):
-                keys = jax.random.split(jax.random.fold_in(draw_key, first), chains)
-                states, block = _draw(model, data, free, keys, states, *tuned)
-                blocks.append(jax.device_get(block))  # waits for it
-                bar.update(min(BLOCK, draws - first))
-        except KeyboardInterrupt:
-            if not blocks:
-                raise
-            done = min(draws, BLOCK * len(blocks))
-            warnings.warn(f"interrupted: {done} of {draws} draws are done, and kept", stacklevel=2)
+        blocks = _blocks(model, data, free, draw_key, states, tuned, draws, bar)
     samples, diverged = (
         jnp.asarray(np.concatenate(parts, axis=1)[:, :draws]) for parts in zip(*blocks, strict=True)
     )
     r_hat, effective_samples = _quality(samples, free)
     return Posterior(samples, r_hat, effective_samples, diverged.sum(axis=1))
+
+
+def _checked(model, chains, draws) -> tuple[int, ...]:
+    """The free parameters; ``ValueError`` where there is nothing to sample."""
+    if chains < 2 or draws < 4:
+        raise ValueError(f"chains is {chains} and draws {draws}: at least 2 and 4 are needed")
+    checks.finite("the lower bounds of the model", model.lower)
+    checks.finite("the upper bounds of the model", model.upper)
+    free = tuple(np.flatnonzero(~np.asarray(model.fixed)).tolist())
+    if not free:
+        raise ValueError("all parameters of the model are fixed: nothing to sample")
+    return free
+
+
+def _blocks(model, data, free, key, states, tuned, draws, bar):
+    """Blocks of draws of all chains, those done so far if interrupted."""
+    chains, blocks = len(states.position), []
+    try:
+        for first in range(0, draws, BLOCK):
+            keys = jax.random.split(jax.random.fold_in(key, first), chains)
+            states, block = _draw(model, data, free, keys, states, *tuned)
+            blocks.append(jax.device_get(block))  # waits for it
+            bar.update(min(BLOCK, draws - first))
+    except KeyboardInterrupt:
+        if not blocks:
+            raise
+        done = min(draws, BLOCK * len(blocks))
+        warnings.warn(f"interrupted: {done} of {draws} draws are done, and kept", stacklevel=3)
+    return blocks
 
 
 def credible_interval(

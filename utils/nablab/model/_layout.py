@@ -6,6 +6,7 @@ operations on whole arrays, in NumPy as long as nothing is traced.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,35 +75,8 @@ def build(form, sets, structure, staterror_start) -> Layout:
         for entry, first, size in zip(named, starts[:-1].tolist(), sizes, strict=True)
     }
 
-    nominal, down, up, normsys_down, normsys_up = [], [], [], [], []
-    shapesys, staterror = {}, {}  # parameter: (yield, uncertainty) of each sample
-    for channel, sample in samples(form):
-        place = f"{channel['name']}/{sample['name']}"
-        yields = position[id(sample), "data"]
-        rows_down, rows_up = [], []
-        for modifier in sample["modifiers"]:
-            kind, name, data = modifier["type"], modifier["name"], id(modifier.get("data"))
-            entry = f"{place}: {kind} {name}"
-            if kind == "histosys":
-                for rows, side in ((rows_down, "lo_data"), (rows_up, "hi_data")):
-                    varied = position[data, side]
-                    _same_length(f"{entry} {side}", varied, yields)
-                    rows.append([varied.start])
-            elif kind == "normsys":
-                normsys_down += position[data, "lo"]
-                normsys_up += position[data, "hi"]
-            elif kind in ("shapesys", "staterror"):
-                errors = position[id(modifier), "data"]
-                _same_length(entry, errors, yields)
-                is_shapesys = kind == "shapesys"
-                table = shapesys if is_shapesys else staterror
-                first = sets.start[name] if is_shapesys else staterror_start[name, channel["name"]]
-                for i, pair in enumerate(zip(yields, errors, strict=True)):
-                    table.setdefault(first + i, []).append(pair)
-        nominal.append(yields)
-        down.append(rows_down)
-        up.append(rows_up)
-
+    rows = _rows(form, sets, staterror_start, position)
+    nominal, shapesys, staterror = rows.nominal, rows.shapesys, rows.staterror
     constants = {
         "zero": [0.0],
         "init": sets.init,
@@ -130,8 +104,8 @@ def build(form, sets, structure, staterror_start) -> Layout:
         ),
         fields={
             "nominal": np.concatenate(nominal),
-            "normsys_down": np.array(normsys_down, dtype=int),
-            "normsys_up": np.array(normsys_up, dtype=int),
+            "normsys_down": np.array(rows.normsys_down, dtype=int),
+            "normsys_up": np.array(rows.normsys_up, dtype=int),
             "poisson_scale": block["poisson_scale"][structure.poisson_parameter],
             "normal_width": block["normal_width"][structure.normal_parameter],
             "auxdata": block["auxdata"],
@@ -139,12 +113,55 @@ def build(form, sets, structure, staterror_start) -> Layout:
             "lower": block["lower"],
             "upper": block["upper"],
         },
-        tables={"shift_down": padded(down, fillers), "shift_up": padded(up, fillers)},
+        tables={s: padded(getattr(rows, s), fillers) for s in ("shift_down", "shift_up")},
         widths=tuple(map(len, nominal)),
         fixed=sets.fixed,
         maskable=maskable,
         parameter_names=structure.parameter_names,
     )
+
+
+class _Rows(NamedTuple):
+    """Positions of the numbers of each sample and modifier, samples in pyhf's order."""
+
+    nominal: list
+    shift_down: list
+    shift_up: list
+    normsys_down: list
+    normsys_up: list
+    shapesys: dict  # parameter: (yield, uncertainty) of each sample
+    staterror: dict  # the same
+
+
+def _rows(form, sets, staterror_start, position) -> _Rows:
+    found = _Rows([], [], [], [], [], {}, {})
+    for channel, sample in samples(form):
+        place = f"{channel['name']}/{sample['name']}"
+        yields = position[id(sample), "data"]
+        shifts = {"lo_data": [], "hi_data": []}
+        for modifier in sample["modifiers"]:
+            kind, name, data = modifier["type"], modifier["name"], id(modifier.get("data"))
+            entry = f"{place}: {kind} {name}"
+            if kind == "histosys":
+                for side, rows in shifts.items():
+                    varied = position[data, side]
+                    _same_length(f"{entry} {side}", varied, yields)
+                    rows.append([varied.start])
+            elif kind == "normsys":
+                found.normsys_down.extend(position[data, "lo"])
+                found.normsys_up.extend(position[data, "hi"])
+            elif kind in ("shapesys", "staterror"):
+                errors = position[id(modifier), "data"]
+                _same_length(entry, errors, yields)
+                is_shapesys = kind == "shapesys"
+                table = found.shapesys if is_shapesys else found.staterror
+                first = sets.start[name] if is_shapesys else staterror_start[name, channel["name"]]
+                for i, pair in enumerate(zip(yields, errors, strict=True)):
+                    table.setdefault(first + i, []).append(pair)
+        found.nominal.append(yields)
+        found.shift_down.append(shifts["lo_data"])
+        found.shift_up.append(shifts["hi_data"])
+    return found
 
 
 def _blocks(form, sets, structure, constants, shapesys, staterror, position):
@@ -190,7 +207,8 @@ def _bounded(named, position, poisson_auxdata):
     """Positions of the numbers that have a smallest value, and these values."""
     bounded, smallest = [np.zeros(0, dtype=int)], [np.zeros(0)]
     for entry in named:
-        least, those = _smallest(entry), position[id(entry.holder), entry.key]
+        is_yield, those = "modifiers" in entry.holder, position[id(entry.holder), entry.key]
+        least = -np.inf if is_yield else SMALLEST.get(entry.key, -np.inf)
         if least > -np.inf:
             bounded.append(np.asarray(those, dtype=int))
             smallest.append(np.full(len(those), least))
@@ -200,11 +218,6 @@ def _bounded(named, position, poisson_auxdata):
         np.concatenate([*bounded, counts]),
         np.concatenate([*smallest, np.zeros(len(counts))]),
     )
-
-
-def _smallest(entry):
-    is_yield = "modifiers" in entry.holder
-    return -np.inf if is_yield else SMALLEST.get(entry.key, -np.inf)
 
 
 def _same_length(name, positions, yields):

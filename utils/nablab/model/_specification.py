@@ -21,6 +21,7 @@ class Places(NamedTuple):
     poisson_auxdata: slice | np.ndarray
     normal_parameter: slice | np.ndarray
     normal_auxdata: slice | np.ndarray
+    data: slice | np.ndarray  # among all counts, followed by the normal measurements
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,10 @@ class Structure:
     @functools.cached_property
     def at(self) -> Places:
         """Where the numbers of interpolated factors and constraint terms are, to index with."""
-        return Places(*(stretch(getattr(self, name)) for name in Places._fields))
+        auxiliary = np.concatenate([self.poisson_auxdata, self.normal_auxdata])
+        order = np.concatenate([np.arange(self.main_bins), self.main_bins + np.argsort(auxiliary)])
+        names = Places._fields[:-1]
+        return Places(*(stretch(getattr(self, name)) for name in names), stretch(order))
 
     # Copies, and what another process made of the same specification, are the same object here:
     # nothing is compiled again for them.
@@ -109,16 +113,7 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
         shifts.append(shift_rows)
         factors.append(factor_rows)
 
-    poisson, normal, auxiliary = [], [], 0
-    for name in sets.constrained:
-        those = sets.place(name)
-        kind = poisson if sets.constraint[name] == "poisson" else normal
-        measured = range(auxiliary, auxiliary + sets.size[name])
-        kind.extend(zip(range(those.start, those.stop), measured, strict=True))
-        auxiliary = measured.stop
-    poisson = np.array(poisson, dtype=int).reshape(-1, 2)
-    normal = np.array(normal, dtype=int).reshape(-1, 2)
-
+    poisson, normal = _constraint_terms(sets)
     one = parameters + len(normsys)
     sizes = [len(bins) for bins in cell_bin]
     structure = Structure(
@@ -142,6 +137,18 @@ def _structure(key: str, poi_name: str | None, histosys_code: str, normsys_code:
         interpolated=np.array(sorted(interpolated), dtype=int),
     )
     return _one_object(structure), _layout.build(form, sets, structure, staterror_start)
+
+
+def _constraint_terms(sets):
+    """Parameter and place of the auxiliary measurement of each Poisson, and each normal, term."""
+    poisson, normal, auxiliary = [], [], 0
+    for name in sets.constrained:
+        those = sets.place(name)
+        kind = poisson if sets.constraint[name] == "poisson" else normal
+        measured = range(auxiliary, auxiliary + sets.size[name])
+        kind.extend(zip(range(those.start, those.stop), measured, strict=True))
+        auxiliary = measured.stop
+    return (np.array(terms, dtype=int).reshape(-1, 2) for terms in (poisson, normal))
 
 
 def _placed(form):

@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.indexing import put
 from nablab.model import _specification, interpolation
 from nablab.model._specification import Structure
 from nablab.pytrees import pytree
@@ -39,7 +38,7 @@ ROUNDING = 1e-13
 class Model:
     """A HistFactory model: numbers (all differentiable) and a fixed structure."""
 
-    structure: Structure
+    structure: Structure = field(metadata={"static": True})
     nominal: Float[Array, "cells"]
     shift_down: Float[Array, "rows cells"]
     shift_up: Float[Array, "rows cells"]
@@ -140,10 +139,7 @@ class Model:
         self, counts: Float[Numbers, "counts"], measured: Float[Numbers, "normal"]
     ) -> Float[Array, "data"]:
         """Data, in pyhf's order, of main and auxiliary counts and of auxiliary measurements."""
-        s = self.structure
-        auxiliary = put(jnp.zeros(self.auxdata.shape), s.at.poisson_auxdata, counts[s.main_bins :])
-        auxiliary = put(auxiliary, s.at.normal_auxdata, measured)
-        return jnp.concatenate([counts[: s.main_bins], auxiliary])
+        return jnp.concatenate([counts, measured])[self.structure.at.data]
 
     def logpdf(
         self, parameters: Float[Numbers, "parameters"], data: Float[Numbers, "data"]
@@ -249,12 +245,10 @@ def from_spec(
     for kind in set(codes or {}) - set(PYHF_CODES):
         raise ValueError(f"codes has an entry {kind!r}: only {sorted(PYHF_CODES)} have a code")
     codes = {**PYHF_CODES, **(codes or {})}
-    for kind, known in (
-        ("histosys", interpolation.ADDITIVE),
-        ("normsys", interpolation.FACTOR),
-    ):
-        if codes[kind] not in known:
-            raise ValueError(f"codes[{kind!r}] is {codes[kind]!r}: choose from {sorted(known)}")
+    known = {"histosys": interpolation.ADDITIVE, "normsys": interpolation.FACTOR}
+    for kind, choices in known.items():
+        if codes[kind] not in choices:
+            raise ValueError(f"codes[{kind!r}] is {codes[kind]!r}: choose from {sorted(choices)}")
     if isinstance(spec, pyhf.Model):
         raise ValueError("spec is a pyhf.Model: use from_pyhf")
     if "measurements" in spec:
