@@ -22,6 +22,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
+from nablab.extras import needs
+
 if TYPE_CHECKING:
     import pandas
 
@@ -111,8 +113,9 @@ def retrieve(url: str, checksum: str, name: str) -> Path:
     Raises:
         OpenDataError: no network, another file than the checksum says, or no room.
     """
-    import pooch
-    import requests
+    with needs("opendata"):
+        import pooch
+        import requests
 
     cache = pooch.os_cache("nablab")
     by_hand = "get it by any other way, put it into a folder and set NABLAB_DATA to that folder"
@@ -144,7 +147,8 @@ def retrieve(url: str, checksum: str, name: str) -> Path:
 
 def _find(candidates: Sequence[str], path: str | os.PathLike | None) -> Path:
     """The first of the files ``candidates`` that is there; the first one is downloaded if none."""
-    import pooch
+    with needs("opendata"):
+        import pooch
 
     if path is not None:
         if not Path(path).is_file():
@@ -171,7 +175,8 @@ def _find(candidates: Sequence[str], path: str | os.PathLike | None) -> Path:
 
 def _read_csv(path: Path, types: dict[str, type]) -> "pandas.DataFrame":
     """The columns named in ``types``, all filled, or an ``OpenDataError``."""
-    import pandas
+    with needs("opendata"):
+        import pandas
 
     try:
         header = list(pandas.read_csv(path, nrows=0).columns)
