@@ -3,9 +3,12 @@
 PYTHON ?= python3
 LAB_ARGS ?=
 NB ?=
+TEST_ARGS ?=
 WORKERS ?= 2
 
 BIN := .venv/bin
+# What the notebooks need, and what the tests and the pages need as well.
+LAB := .venv/.lab
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb talk/*.ipynb))
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
@@ -25,36 +28,39 @@ endif
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-lab: $(INSTALLED) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to only serve them)
+lab: $(LAB) ## open the notebooks in JupyterLab (LAB_ARGS=--no-browser to only serve them)
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/00_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 check-env: ## say what is missing on this computer, in plain words
 	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) tools/check_env.py
 
-data: $(INSTALLED) ## fetch the public data that tests and notebook 12 read (69 MB, once; needs a network)
+data: $(LAB) ## fetch the public data that tests and notebook 12 read (69 MB, once; needs a network)
 	$(BIN)/python tools/fetch_data.py
 
 LONG := $(addprefix tests/test_,browser_lab.py browser_pages.py real_likelihoods.py jittered_models.py hypotests.py limits.py)
 test: export JAX_PLATFORMS = cpu
 # Most of the time goes into compiling what runs once: fewer passes, and nothing compiled twice.
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
+# jaxlib knows the second flag up to 0.10 only, and stops Python at one that it does not know.
+OLD_XLA = $(shell $(BIN)/python -c 'from importlib.metadata import version; \
+	print("--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."))' 2>/dev/null)
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=1 $(OLD_XLA)
 test: export JAX_COMPILATION_CACHE_DIR ?= $(abspath build/compiled)
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 # What takes longest comes first, so that the workers end together.
 test: lint ## check the style, run the tests, and run every notebook against its stored output
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
-		-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(NOTEBOOKS) $(LONG) tests
+		-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS) $(NOTEBOOKS) $(LONG) tests
 
 lint: $(INSTALLED) ## check the style of code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 execute: export JAX_PLATFORMS = cpu
-execute: $(INSTALLED) ## run the notebooks again and store their outputs (NB=03_smooth_cuts for one)
+execute: $(LAB) ## run the notebooks again and store their outputs (NB=03_smooth_cuts for one)
 	$(BIN)/python tools/execute.py $(if $(NB),$(filter %/$(NB).ipynb,$(NOTEBOOKS)),$(NOTEBOOKS))
 
-talk: $(INSTALLED) ## open the talk in JupyterLab, presenting
+talk: $(LAB) ## open the talk in JupyterLab, presenting
 	rm -rf build/presenting && mkdir -p build && cp -r talk/presenting build/
 	JUPYTERLAB_SETTINGS_DIR=build/presenting $(BIN)/jupyter lab --ServerApp.root_dir=. \
 		--LabApp.default_url=/doc/tree/talk/talk.ipynb \
@@ -70,7 +76,7 @@ book: $(INSTALLED) ## write notebooks and package as pages that need no network 
 links: $(INSTALLED) ## ask for every address that the pages name (needs a network)
 	$(BIN)/python tools/book.py links
 
-workshop: $(INSTALLED) ## write the participants' and the teachers' notebooks to build/workshop
+workshop: $(LAB) ## write the participants' and the teachers' notebooks to build/workshop
 	$(BIN)/python tools/workshop.py
 
 # What takes long has a target of its own, or is called by hand (RESULTS.md says how).
@@ -111,13 +117,22 @@ MAKE_VENV = test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) .venv
 PIP = VIRTUAL_ENV=.venv uv pip
 endif
 
-$(INSTALLED): requirements.lock pyproject.toml binder/overrides.json
+define ENVIRONMENT
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "nablab needs Python 3.11 or newer, and '$(PYTHON)' is missing or older:" \
 		"install one, or name it, as in: make lab PYTHON=python3.12" >&2; exit 1; }
 	$(MAKE_VENV)
-	$(PIP) install --quiet --requirement requirements.lock
-	$(PIP) install --quiet --no-deps --editable .
 	mkdir -p .venv/share/jupyter/lab/settings
 	cp binder/overrides.json .venv/share/jupyter/lab/settings/
+endef
+
+$(LAB): requirements.lock pyproject.toml binder/overrides.json
+	$(ENVIRONMENT)
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[notebooks]'
 	touch $@
+
+$(INSTALLED): requirements.lock pyproject.toml binder/overrides.json
+	$(ENVIRONMENT)
+	$(PIP) install --quiet --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --editable .
+	touch $(LAB) $@

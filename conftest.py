@@ -10,6 +10,7 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 
 import fetch_data
 import workshop
+from nablab import memory
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if fetch_data.folder().is_dir():
@@ -26,6 +27,7 @@ assert said.stdout and "not yet" not in said.stdout and "not done" not in said.s
 
 
 def pytest_configure(config):
+    memory.give_back_after_compilations()
     config.addinivalue_line(
         "markers", "needs(*wanted): a browser, or one of these files (needs.py)"
     )

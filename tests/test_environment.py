@@ -1,5 +1,6 @@
-"""The places that name versions agree: pyproject, lock, environment.yml, what is installed."""
+"""The places that name packages agree: code, pyproject, lock, environment.yml, installation."""
 
+import ast
 import builtins
 import dis
 import importlib
@@ -15,15 +16,18 @@ from pathlib import Path
 from types import CodeType
 
 import jax
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from repo2docker.app import Repo2Docker
 from repo2docker.buildpacks import CondaBuildPack
 
 import nablab
+from nablab.extras import needs
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
@@ -35,6 +39,10 @@ CONDA = dict(
     line.partition("=")[::2] for line in ENVIRONMENT["dependencies"] if isinstance(line, str)
 )
 PIP = next(line["pip"] for line in ENVIRONMENT["dependencies"] if isinstance(line, dict))
+DEPENDENCIES, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
+# What Binder and `make lab` install; an extra names those that it contains.
+FOR_NOTEBOOKS = [*DEPENDENCIES, *EXTRAS["opendata"], *EXTRAS["show"], *EXTRAS["notebooks"][1:]]
+NOTEBOOKS = sorted([*ROOT.glob("nbs/*.ipynb"), *ROOT.glob("talk/*.ipynb")])
 PACKAGE = ROOT / "utils" / "nablab"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 NOT_FROM_LOCK = {"python", "pip"}
@@ -78,19 +86,81 @@ def test_lock_is_exact_and_names_no_host():
 
 
 def test_lock_covers_the_declared_packages():
-    optional = PROJECT["optional-dependencies"]
-    declared = PROJECT["dependencies"] + optional["test"] + optional["site"]
+    declared = [*FOR_NOTEBOOKS, *EXTRAS["posterior"], *EXTRAS["test"], *EXTRAS["site"]]
     for text in declared:
         wanted = Requirement(text)
+        if wanted.name == "nablab":
+            continue
         for python in ("3.11", "3.12", "3.13"):
             assert locked_version(wanted.name, python) in wanted.specifier, text
 
 
-def test_environment_file_has_every_runtime_package_once():
+def test_python_without_new_versions_keeps_the_last_ones():
+    assert Version(locked_version("jax", "3.11")) < Version("0.11")  # which needs Python 3.12
+    assert Version(locked_version("jax", "3.12")) >= Version("0.12")
+    for name in names(FOR_NOTEBOOKS):
+        assert locked_version(name, "3.12") == locked_version(name, "3.13")
+
+
+def test_environment_file_has_every_package_of_the_notebooks_once():
     listed = [canonicalize_name(name) for name in CONDA if name not in NOT_FROM_LOCK]
     listed += [canonicalize_name(Requirement(text).name) for text in PIP]
     assert len(listed) == len(set(listed))
-    assert set(listed) == names(PROJECT["dependencies"])
+    assert set(listed) == names(FOR_NOTEBOOKS)
+
+
+DISTRIBUTIONS = metadata.packages_distributions()  # takes seconds
+OURS = {"nablab", *(path.stem for path in ROOT.glob("tools/*.py"))}
+
+
+def imported(source: str) -> set[str]:
+    """The distributions that this code imports, at the top or inside a function."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module.partition(".")[0])
+    foreign = modules - OURS - sys.stdlib_module_names
+    return {canonicalize_name(DISTRIBUTIONS[module][0]) for module in foreign}
+
+
+# Where an extra is needed. What lies elsewhere finds all it imports after `pip install nablab`.
+NEED_EXTRA = {"data/opendata.py": "opendata", "infer/posterior.py": "posterior", "show": "show"}
+
+
+def test_package_declares_what_it_imports_and_nothing_else():
+    found = {None: set()} | {extra: set() for extra in NEED_EXTRA.values()}
+    for path in MODULES:
+        inside = path.relative_to(PACKAGE).as_posix()
+        extra = next((NEED_EXTRA[place] for place in NEED_EXTRA if inside.startswith(place)), None)
+        found[extra] |= imported(path.read_text(encoding="utf-8"))
+    always = found.pop(None)
+    assert always == names(DEPENDENCIES)
+    assert {extra: those - always for extra, those in found.items()} == {
+        extra: names(EXTRAS[extra]) for extra in found
+    }
+
+
+def test_an_absent_package_is_named_with_its_extra(monkeypatch):
+    for module, extra in (("pooch", "opendata"), ("matplotlib", "show")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ModuleNotFoundError, match=rf"{module} is not .* nablab\[{extra}\]"):
+            with needs(extra):
+                importlib.import_module(module)
+
+
+def test_extras_contain_one_another():
+    assert EXTRAS["notebooks"][0] == "nablab[opendata,show]"
+    assert EXTRAS["test"][0] == "nablab[notebooks,posterior]"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_import_what_is_installed_for_them(path):
+    cells = nbformat.read(path, as_version=nbformat.NO_CONVERT).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code" and "%" != cell.source[:1]]
+    found = set().union(*map(imported, code))
+    assert found <= names(FOR_NOTEBOOKS) | {"ipython"}, "IPython is there, as the kernel is its own"
 
 
 @pytest.mark.parametrize("name", sorted(set(CONDA) - NOT_FROM_LOCK))

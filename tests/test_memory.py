@@ -12,11 +12,13 @@ def test_long_compilations_give_memory_back(monkeypatch):
     class Libc:
         malloc_trim = staticmethod(trims.append)
 
+    monkeypatch.setattr(memory, "_gives_back", False)
     monkeypatch.setattr(memory.sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Libc)
     monkeypatch.setattr(
         memory.jax.monitoring, "register_event_duration_secs_listener", listeners.append
     )
+    memory.give_back_after_compilations()
     memory.give_back_after_compilations()
     (on_event,) = listeners
     on_event("/jax/core/compile/backend_compile_duration", 0.01)

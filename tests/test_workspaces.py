@@ -377,7 +377,7 @@ def test_measurements_with_a_slash_in_the_name():
 
 READ = r"""
 import sys
-from nablab.infer import workspaces
+from nablab.model import workspaces
 model, data = workspaces.read(sys.argv[1])
 assert workspaces.patched(sys.argv[1], [])["channels"][0]["samples"][1]["name"] == "\u00b5+jets"
 workspaces.write(workspaces.patched(sys.argv[1], []), sys.argv[2])

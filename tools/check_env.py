@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +54,8 @@ def packages():
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["show"], *extras["notebooks"]]
+    of_extras = (extras[name] for name in ("opendata", "show", "notebooks"))
+    needed = [*project["dependencies"], *chain.from_iterable(of_extras)]
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = {pin.name: pin for pin in map(Requirement, lines) if here(pin)}
     wrong = []

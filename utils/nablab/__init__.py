@@ -2,21 +2,19 @@
 
 The rooms, in the order in which data flows through them::
 
-    data  ->  relax  ->  infer  ->  train  ->  show
+    data  ->  relax  ->  model  ->  infer  ->  train  ->  judge  ->  show
 
-A room imports only from the rooms to its left.
+A room imports only from the rooms to its left. Importing one switches 64-bit floats of JAX on, and
+its asynchronous dispatch on CPUs off, as far as the process allows; nothing else changes.
 """
 
-import jax
+from importlib import metadata
 
-from nablab import memory
+from nablab import _jax_settings
 
-# Likelihood fits need double precision: in float32 they "converge" to the wrong place.
-jax.config.update("jax_enable_x64", True)
-# A small fit is over before another thread has woken up: run it on the thread that asks for it.
-# Programs with loops are known to wait for ever otherwise (jax-ml/jax#25861).
-jax.config.update("jax_cpu_enable_async_dispatch", False)
+_jax_settings.apply()
 
-memory.give_back_after_compilations()
-
-__version__ = "0.1.0"
+try:
+    __version__ = metadata.version("nablab")
+except metadata.PackageNotFoundError:  # on the path, but not installed
+    __version__ = "unknown"

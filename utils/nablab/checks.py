@@ -89,6 +89,15 @@ def _jagged(name):
     )
 
 
+def double_precision(what: str) -> None:
+    """Raise ``RuntimeError`` where 64-bit floats are off, by the environment or a context."""
+    if jnp.result_type(float) != jnp.float64:
+        raise RuntimeError(
+            f"{what} needs 64-bit floats, which are switched off: fits in 32 bits end in the wrong "
+            'place. Leave JAX_ENABLE_X64=0 out, or jax.config.update("jax_enable_x64", True)'
+        )
+
+
 def all_finite(array) -> jax.Array:
     """:func:`one_if` every entry is finite, by one sum: no slower than reading the array."""
     # 0 times infinity is NaN, as 0 times NaN is.

@@ -14,11 +14,16 @@ from collections.abc import Callable
 import jax
 
 LONG_COMPILATION = 0.2  # seconds; the shorter ones leave little behind
+_gives_back = False
 
 
 def give_back_after_compilations() -> None:
-    """From now on, return freed memory to the system after each long compilation (Linux only)."""
-    if not sys.platform.startswith("linux"):
+    """From now on, return freed memory to the system after each long compilation (Linux only).
+
+    Called once more, it changes nothing.
+    """
+    global _gives_back
+    if _gives_back or not sys.platform.startswith("linux"):
         return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
     if trim is None:
@@ -28,6 +33,7 @@ def give_back_after_compilations() -> None:
         if event.endswith("backend_compile_duration") and seconds > LONG_COMPILATION:
             trim(0)
 
+    _gives_back = True
     jax.monitoring.register_event_duration_secs_listener(on_event)
 
 

@@ -13,11 +13,14 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
-import pooch
-import requests
+
+from nablab.extras import needs
+
+if TYPE_CHECKING:
+    import pandas
 
 #: Download address and SHA-1 of the two files, as in the portal's records 328 and 545.
 SOURCES = {
@@ -51,6 +54,10 @@ def retrieve(url: str, checksum: str, name: str) -> Path:
     Raises:
         OpenDataError: no network, another file than the checksum says, or no room.
     """
+    with needs("opendata"):
+        import pooch
+        import requests
+
     cache = pooch.os_cache("nablab")
     by_hand = "get it by any other way, put it into a folder and set NABLAB_DATA to that folder"
     downloader = pooch.HTTPDownloader(
@@ -81,6 +88,9 @@ def retrieve(url: str, checksum: str, name: str) -> Path:
 
 def find(candidates: Sequence[str], path: str | os.PathLike | None) -> Path:
     """The first of the files ``candidates`` that is there; the first one is downloaded if none."""
+    with needs("opendata"):
+        import pooch
+
     if path is not None:
         if not Path(path).is_file():
             raise OpenDataError(f"there is no file {path}: correct the path, or leave it out")
@@ -104,8 +114,11 @@ def find(candidates: Sequence[str], path: str | os.PathLike | None) -> Path:
     )
 
 
-def read_csv(path: Path, types: dict[str, type]) -> pandas.DataFrame:
+def read_csv(path: Path, types: dict[str, type]) -> "pandas.DataFrame":
     """The columns named in ``types``, all filled, or an ``OpenDataError``."""
+    with needs("opendata"):
+        import pandas
+
     try:
         header = list(pandas.read_csv(path, nrows=0).columns)
         absent = [name for name in types if name not in header]

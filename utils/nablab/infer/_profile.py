@@ -6,8 +6,6 @@ Where the tables of parameters and cells that this takes are large, the bins are
 blocks.
 """
 
-from dataclasses import field
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +22,7 @@ LARGE_TABLE = 1_000_000
 BLOCK = 1024
 
 
-@pytree
+@pytree(static=("plan",))
 class ProfileLikelihood:
     """Deviance minimised over the gammas, as a function of the fitted parameters.
 
@@ -34,7 +32,7 @@ class ProfileLikelihood:
     model: Model
     data: Float[Array, "data"]
     start: Float[Array, "parameters"]
-    plan: Plan = field(metadata={"static": True})
+    plan: Plan
 
     def parameters(self, x: Float[Array, "fitted"]) -> Float[Array, "parameters"]:
         """All parameters, the gammas left as they are."""

@@ -4,9 +4,6 @@ A Python loop throws and fits the toys, see :mod:`nablab.infer.pseudoexperiments
 do not work under ``jit``, ``grad`` or ``vmap``.
 """
 
-from dataclasses import dataclass
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +16,10 @@ from nablab.infer.hypotests import BAND
 from nablab.infer.mle import best_fit
 from nablab.infer.pseudoexperiments import Toys, p_value, tail, throw
 from nablab.model.histfactory import Model
+from nablab.pytrees import pytree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["observed", "error", "expected", "tested", "alternative", "certificates"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class ToyPValues:
     """Observed and expected p-values (or CLs) from toys.
 

@@ -239,9 +239,11 @@ def from_spec(
             of this kind makes the model NaN instead, and the status of its fits NOT_FINITE.
         pyhf.exceptions.InvalidSpecification, InvalidModel, ...: pyhf's own message for a
             specification of the wrong form.
+        RuntimeError: 64-bit floats are switched off.
     """
     import pyhf
 
+    checks.double_precision("a model")
     for kind in set(codes or {}) - set(PYHF_CODES):
         raise ValueError(f"codes has an entry {kind!r}: only {sorted(PYHF_CODES)} have a code")
     codes = {**PYHF_CODES, **(codes or {})}
