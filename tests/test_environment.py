@@ -126,7 +126,7 @@ def imported(source: str) -> set[str]:
 
 
 # Where an extra is needed. What lies elsewhere finds all it imports after `pip install nablab`.
-NEED_EXTRA = {"data/opendata.py": "opendata", "infer/posterior.py": "posterior", "show": "show"}
+NEED_EXTRA = {"data/_downloads.py": "opendata", "infer/posterior.py": "posterior", "show": "show"}
 
 
 def test_package_declares_what_it_imports_and_nothing_else():

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nablab.indexing import put, stretch
-from nablab.model._specification import Structure
+from nablab.model.histfactory import Structure
 
 # Up to so many gammas in a second level are fitted with the global parameters instead.
 FEW = 16

@@ -7,7 +7,7 @@ import numpy as np
 
 from nablab.indexing import stretch
 from nablab.infer._per_bin import Level, levels
-from nablab.model._specification import Structure
+from nablab.model.histfactory import Structure
 
 Places = slice | np.ndarray  # to index with
 

@@ -38,7 +38,7 @@ ROUNDING = 1e-13
 class Model:
     """A HistFactory model: numbers (all differentiable) and a fixed structure."""
 
-    structure: Structure = field(metadata={"static": True})
+    structure: Structure
     nominal: Float[Array, "cells"]
     shift_down: Float[Array, "rows cells"]
     shift_up: Float[Array, "rows cells"]
