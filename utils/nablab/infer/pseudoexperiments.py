@@ -108,7 +108,7 @@ class ToyPValues:
 
 @partial(jax.jit, static_argnames="toys")
 def sample(
-    model: Model, parameters: Float[Numbers, "parameters"], key: PRNGKeyArray, toys: int
+    model: Model, parameters: Float[Numbers, "parameters"], *, key: PRNGKeyArray, toys: int
 ) -> Float[Array, "toys data"]:
     """Data that the model could have given, main and auxiliary, in pyhf's order.
 
@@ -131,8 +131,8 @@ def distribution(
     test_statistic: Callable[..., TestStatistic],
     model: Model,
     parameters: Float[Numbers, "parameters"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     toys: int = 10_000,
     mu: Float[Numbers, ""] | float | None = None,
     progress: bool = True,
@@ -301,8 +301,8 @@ def _tail(values, at):
 def cls(
     model: Model,
     data: Float[Numbers, "data"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     mu: Float[Numbers, ""] | float = 1.0,
     toys: int = 10_000,
     test_statistic: str = "qtilde",
@@ -345,8 +345,8 @@ def cls(
 def p0(
     model: Model,
     data: Float[Numbers, "data"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     toys: int = 10_000,
     progress: bool = True,
 ) -> ToyPValues:
