@@ -231,9 +231,9 @@ NEEDS_POI = {
     "asimov_data": lambda model, data: hypotests.asimov_data(model, 1.0),
     "upper_limit": limits.upper_limit,
     "profile_scan": lambda model, data: mle.profile_scan(model, data, jnp.array([0.0, 1.0])),
-    "toys": lambda model, data: toy_hypotests.cls(model, data, jax.random.key(0), toys=10),
+    "toys": lambda model, data: toy_hypotests.cls(model, data, key=jax.random.key(0), toys=10),
     "feldman_cousins": lambda model, data: intervals.feldman_cousins(
-        model, data, jax.random.key(0), jnp.array([0.5, 1.0]), toys=10
+        model, data, jnp.array([0.5, 1.0]), key=jax.random.key(0), toys=10
     ),
     "poi_uncertainty": lambda model, data: diagnostics.poi_uncertainty(model),
     "impacts": lambda model, data: diagnostics.impacts(model, data, mle.best_fit(model, data)),

@@ -127,7 +127,7 @@ def test_inside_jit_require_says_what_to_do():
 def test_toys_and_intervals_that_converged():
     model = counting([5.0])
     toys = pseudoexperiments.distribution(
-        test_statistics.qmu, model, model.init, KEY, toys=20, mu=1.0, progress=False
+        test_statistics.qmu, model, model.init, key=KEY, toys=20, mu=1.0, progress=False
     )
     assert toys.converged and toys.require() is toys
     status = toys.statuses.at[7].set(Status.NOT_CONVERGED)

@@ -88,18 +88,21 @@ REFUSED = {
     "upper_limit": (lambda: limits.upper_limit(HIGH, DATA), "compared with is 0, outside"),
     "expected_upper_limit": (lambda: limits.expected_upper_limit(HIGH), "with is 0, outside"),
     "toy cls": (
-        lambda: toy_hypotests.cls(NARROW, DATA, KEY, mu=6.0, **QUICK),
+        lambda: toy_hypotests.cls(NARROW, DATA, key=KEY, mu=6.0, **QUICK),
         "mu is 6, outside",
     ),
-    "toy p0": (lambda: toy_hypotests.p0(LOW, DATA, KEY, **QUICK), "hypothesis is 1, outside"),
+    "toy p0": (
+        lambda: toy_hypotests.p0(LOW, DATA, key=KEY, **QUICK),
+        "hypothesis is 1, outside",
+    ),
     "toys": (
         lambda: pseudoexperiments.distribution(
-            test_statistics.qmu, NARROW, NARROW.init, KEY, toys=10, mu=6.0, progress=False
+            test_statistics.qmu, NARROW, NARROW.init, key=KEY, toys=10, mu=6.0, progress=False
         ),
         "mu is 6, outside",
     ),
     "feldman_cousins": (
-        lambda: intervals.feldman_cousins(NARROW, DATA, KEY, np.array([0.0, 6.0]), **QUICK),
+        lambda: intervals.feldman_cousins(NARROW, DATA, np.array([0.0, 6.0]), key=KEY, **QUICK),
         r"grid\[1\] is 6, outside",
     ),
     "coverage": (lambda: coverage(NARROW, NARROW, key=KEY, toys=10, mu=6.0), "mu is 6, outside"),

@@ -66,7 +66,7 @@ def test_failed_fits_are_counted_and_reported(right):
     """Events where the model expects none have no fit."""
     truth = counting(second=0.3)
     found = coverage(counting(), truth, key=KEY, toys=TOYS)
-    thrown = pseudoexperiments.sample(truth, truth.parameters(1.0), KEY, TOYS)
+    thrown = pseudoexperiments.sample(truth, truth.parameters(1.0), key=KEY, toys=TOYS)
     assert found.failed == int((thrown[:, 1] > 0).sum()) > 100
     np.testing.assert_array_less(abs(found.fractions - LEVELS), 3.5 * found.errors)
     assert (found.errors > 1.05 * right.errors).all()
@@ -110,7 +110,7 @@ def test_text_and_html(right):
 def test_toys_that_do_not_fill_a_chunk(right):
     """A toy depends on its number only."""
     few = coverage(counting(), counting(), key=KEY, toys=1, confidence=[0.683])
-    data = pseudoexperiments.sample(counting(), counting().parameters(1.0), KEY, 1)[0]
+    data = pseudoexperiments.sample(counting(), counting().parameters(1.0), key=KEY, toys=1)[0]
     best = (data[0] - BACKGROUND * data[2]) / SIGNAL
     spread = np.hypot(np.sqrt(SIGNAL + BACKGROUND), WIDTH * BACKGROUND) / SIGNAL
     assert abs(abs(best - 1) / spread - 1) > 0.1  # well inside or outside

@@ -65,7 +65,7 @@ def test_reference_construction_gives_the_published_table(n):
 
 @pytest.mark.parametrize("n", [0, 3, 7, 10])
 def test_counting_experiment(counting, n):
-    found = intervals.feldman_cousins(counting, jnp.array([n * 1.0]), KEY, GRID, progress=False)
+    found = intervals.feldman_cousins(counting, jnp.array([n * 1.0]), GRID, key=KEY, progress=False)
     assert found.require() is found
     exact = exact_p_values(n, GRID)
     # Where all toys agree the error is 1 / toys: compare those with the Poisson error, too.
@@ -108,14 +108,14 @@ def test_nuisance_parameters_are_profiled_on_the_data(on_off):
         probability = poisson.pmf(n, mu + 8.0 * gamma) * poisson.pmf(m, gamma)
         exact.append(probability[at_mu - best >= at_data - best_at_data - 1e-7].sum())
     data = jnp.array(observed, dtype=float)
-    found = intervals.feldman_cousins(on_off, data, KEY, grid, toys=toys, progress=False)
+    found = intervals.feldman_cousins(on_off, data, grid, key=KEY, toys=toys, progress=False)
     np.testing.assert_array_less(abs(found.p_values - np.array(exact)), 4 * found.p_errors)
     assert int(found.failed.sum()) == 0
     crossing = np.interp(-0.1, -np.array(exact[3:]), grid[3:])
     assert abs(found.upper - crossing) < 3 * found.upper_error
     # The same points twice, with the same random numbers.
     pairs = np.array([0.0, 1e-12, 3.0, 3.0 + 1e-9, 7.0, 7.0 + 1e-9, 8.0])
-    shared = intervals.feldman_cousins(on_off, data, KEY, pairs, toys=500, progress=False)
+    shared = intervals.feldman_cousins(on_off, data, pairs, key=KEY, toys=500, progress=False)
     np.testing.assert_array_equal(shared.p_values[0:6:2], shared.p_values[1:6:2])
 
 

@@ -42,7 +42,7 @@ def toys(model):
         test_statistics.qmu_tilde,
         model,
         model.parameters(0.5),
-        KEY,
+        key=KEY,
         toys=200,
         mu=1.0,
         progress=False,
@@ -55,7 +55,7 @@ def test_sampled_data_have_the_moments_of_those_of_pyhf():
     model, reference = from_spec(spec), pyhf.Model(spec)
     shift = np.random.default_rng(0).uniform(0.7, 1.3, model.init.shape)
     parameters = np.where(model.init == 0.0, shift - 1.0, model.init * shift)
-    ours = pseudoexperiments.sample(model, parameters, KEY, number)
+    ours = pseudoexperiments.sample(model, parameters, key=KEY, toys=number)
     np.random.seed(1)  # noqa: NPY002 - pyhf's numpy backend samples with the legacy generator
     theirs = reference.make_pdf(parameters).sample((number,))
     assert ours.shape == theirs.shape
@@ -71,10 +71,10 @@ def test_sampled_data_have_the_moments_of_those_of_pyhf():
 
 
 def test_toys_depend_on_key_and_number_only(model):
-    many = pseudoexperiments.sample(model, model.init, KEY, 200)
+    many = pseudoexperiments.sample(model, model.init, key=KEY, toys=200)
     assert len(np.unique(many, axis=0)) > 190
     keys = jnp.stack([KEY, jax.random.key(4)])
-    few = jax.vmap(lambda key: pseudoexperiments.sample(model, model.init, key, 4))(keys)
+    few = jax.vmap(lambda key: pseudoexperiments.sample(model, model.init, key=key, toys=4))(keys)
     np.testing.assert_array_equal(few[0], many[:4])
     assert not (few[1] == many[:4]).all(axis=1).any()
 
@@ -83,7 +83,7 @@ def test_each_toy_has_the_test_statistic_of_pyhf(model, toys):
     reference = pyhf.Model(SPEC)
     settings = reference.config.suggested_init(), reference.config.suggested_bounds()
     across = slice(122, 134)  # the end of one chunk, and the beginning of the next
-    data = pseudoexperiments.sample(model, model.parameters(0.5), KEY, 200)[across]
+    data = pseudoexperiments.sample(model, model.parameters(0.5), key=KEY, toys=200)[across]
     theirs = [
         pyhf.infer.test_statistics.qmu_tilde(1.0, d.tolist(), reference, *settings, [False] * 3)
         for d in data
@@ -98,7 +98,7 @@ def test_cls_of_a_counting_experiment_is_exact(n):
     """Most toys have the counts of the data here, so that rounding errors must not part them."""
     model, number = from_spec(COUNTING), 20_000
     result = toy_hypotests.cls(
-        model, jnp.array([n * 1.0]), KEY, mu=1.0, toys=number, progress=False
+        model, jnp.array([n * 1.0]), key=KEY, mu=1.0, toys=number, progress=False
     )
     background = poisson.cdf(n, BACKGROUND)
     exact = poisson.cdf(n, SIGNAL + BACKGROUND) / background
@@ -121,7 +121,7 @@ def test_cls_of_a_counting_experiment_is_exact(n):
 @pytest.mark.parametrize("n", [10, 14, 17])
 def test_p0_of_a_counting_experiment_is_exact(n):
     model, number = from_spec(COUNTING), 20_000
-    result = toy_hypotests.p0(model, jnp.array([n * 1.0]), KEY, toys=number, progress=False)
+    result = toy_hypotests.p0(model, jnp.array([n * 1.0]), key=KEY, toys=number, progress=False)
     # Without an excess q0 is 0, and no toy is less extreme.
     exact = poisson.sf(n - 1, BACKGROUND) if n > BACKGROUND else 1.0
     assert abs(result.observed - exact) < 4 * result.error
@@ -137,7 +137,7 @@ def test_p_values_and_band_are_those_of_pyhf_for_the_same_toys(model, monkeypatc
     # pyhf 0.7.6 calls NumPy's by an argument that NumPy 2.4 no longer has.
     monkeypatch.setattr(type(pyhf.tensorlib), "percentile", percentile)
     data = jnp.concatenate([jnp.array([51.0, 48.0]), model.auxdata])
-    result = toy_hypotests.cls(model, data, KEY, toys=300, progress=False)
+    result = toy_hypotests.cls(model, data, key=KEY, toys=300, progress=False)
     calculator = pyhf.infer.calculators.ToyCalculator(data.tolist(), pyhf.Model(SPEC))
     distributions = [
         pyhf.infer.calculators.EmpiricalDistribution(np.asarray(toys.values))
@@ -181,12 +181,12 @@ def one_in_ten_fails(model, data):
 
 
 def test_failed_fits_are_counted_and_reported(model):
-    counts = pseudoexperiments.sample(model, model.init, KEY, 200)[:, 0]
+    counts = pseudoexperiments.sample(model, model.init, key=KEY, toys=200)[:, 0]
     failed = int((counts % 10 == 0).sum())
     assert failed > 10
     with pytest.warns(UserWarning, match=f"{failed} of 200 toys have a failed fit"):
         toys = pseudoexperiments.distribution(
-            one_in_ten_fails, model, model.init, KEY, toys=200, progress=False
+            one_in_ten_fails, model, model.init, key=KEY, toys=200, progress=False
         )
     assert toys.failed == failed
     np.testing.assert_array_equal(jnp.isnan(toys.values), counts % 10 == 0)
@@ -199,8 +199,8 @@ def test_failed_fits_are_counted_and_reported(model):
 
 def test_an_interruption_keeps_the_toys_done(model, toys, monkeypatch):
     interruption.at_call(monkeypatch, pseudoexperiments, "_fit_chunk", 2)
-    arguments = test_statistics.qmu_tilde, model, model.parameters(0.5), KEY
-    settings = {"toys": 200, "mu": 1.0}
+    arguments = test_statistics.qmu_tilde, model, model.parameters(0.5)
+    settings = {"key": KEY, "toys": 200, "mu": 1.0}
     with pytest.warns(UserWarning, match="interrupted: 128 of 200 toys"):
         kept = pseudoexperiments.distribution(*arguments, **settings, progress=False)
     np.testing.assert_array_equal(kept.values, toys.values[:128])
@@ -221,8 +221,8 @@ def test_a_statistic_is_not_kept_alive(model):
 
 
 def test_progress_is_shown_and_can_be_silenced(model, capfd):
-    arguments = test_statistics.qmu_tilde, model, model.parameters(0.5), KEY
-    settings = {"toys": 100, "mu": 1.0}
+    arguments = test_statistics.qmu_tilde, model, model.parameters(0.5)
+    settings = {"key": KEY, "toys": 100, "mu": 1.0}
     pseudoexperiments.distribution(*arguments, **settings, progress=False)
     assert capfd.readouterr().err == ""
     pseudoexperiments.distribution(*arguments, **settings)
@@ -260,6 +260,6 @@ def test_bad_input_is_named(model, change, message):
 
 def test_unknown_test_statistic_and_wrong_data(model):
     with pytest.raises(ValueError, match="test_statistic is 'q0': choose"):
-        toy_hypotests.cls(model, model.expected_data(model.init), KEY, test_statistic="q0")
+        toy_hypotests.cls(model, model.expected_data(model.init), key=KEY, test_statistic="q0")
     with pytest.raises(ValueError, match="data has shape"):
-        toy_hypotests.p0(model, jnp.ones(3), KEY)
+        toy_hypotests.p0(model, jnp.ones(3), key=KEY)

@@ -50,7 +50,7 @@ def compare(bins: int, name: str) -> list:
 
     def throw(toys):
         return pseudoexperiments.distribution(
-            statistic, model, truth, KEY, toys=toys, mu=mu, progress=False
+            statistic, model, truth, key=KEY, toys=toys, mu=mu, progress=False
         )
 
     first_call, _ = seconds(throw, 1)
@@ -59,7 +59,7 @@ def compare(bins: int, name: str) -> list:
         duration, toys = seconds(throw, TOYS[bins])
         times.append(duration)
         some = slice(turn * PYHF_TOYS[bins], (turn + 1) * PYHF_TOYS[bins])
-        data = pseudoexperiments.sample(model, truth, KEY, ROUNDS * PYHF_TOYS[bins])[some]
+        data = pseudoexperiments.sample(model, truth, key=KEY, toys=ROUNDS * PYHF_TOYS[bins])[some]
         duration, values = seconds(pyhf_values, pyhf_statistic, mu, reference, np.asarray(data))
         pyhf_times.append(duration)
         apart.extend(np.abs(values - toys.values[some]))

@@ -66,9 +66,9 @@ class Interval:
 def feldman_cousins(
     model: Model,
     data: Float[Numbers, "data"],
-    key: PRNGKeyArray,
     grid: Float[Numbers, "points"],
     *,
+    key: PRNGKeyArray,
     confidence: float = 0.9,
     toys: int = 1_000,
     progress: bool = True,
@@ -87,8 +87,8 @@ def feldman_cousins(
     Args:
         model: the likelihood.
         data: main and auxiliary measurements, in pyhf's order.
-        key: random key.
         grid: values of the parameter of interest to try, increasing.
+        key: random key.
         confidence: confidence level.
         toys: how many at each point.
         progress: show a progress bar.

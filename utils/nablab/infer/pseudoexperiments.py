@@ -60,7 +60,7 @@ class Toys:
 
 @partial(jax.jit, static_argnames="toys")
 def sample(
-    model: Model, parameters: Float[Numbers, "parameters"], key: PRNGKeyArray, toys: int
+    model: Model, parameters: Float[Numbers, "parameters"], *, key: PRNGKeyArray, toys: int
 ) -> Float[Array, "toys data"]:
     """Data that the model could have given, main and auxiliary, in pyhf's order.
 
@@ -83,8 +83,8 @@ def distribution(
     test_statistic: Callable[..., TestStatistic],
     model: Model,
     parameters: Float[Numbers, "parameters"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     toys: int = 10_000,
     mu: Float[Numbers, ""] | float | None = None,
     progress: bool = True,

@@ -66,8 +66,8 @@ class ToyPValues:
 def cls(
     model: Model,
     data: Float[Numbers, "data"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     mu: Float[Numbers, ""] | float = 1.0,
     toys: int = 10_000,
     test_statistic: str = "qtilde",
@@ -110,8 +110,8 @@ def cls(
 def p0(
     model: Model,
     data: Float[Numbers, "data"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     toys: int = 10_000,
     progress: bool = True,
 ) -> ToyPValues:

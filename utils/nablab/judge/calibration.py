@@ -171,7 +171,9 @@ def _prepared(model, truth, mu):
 
 @partial(jax.jit, static_argnames="toys")
 def _thrown(model, truth, parameters, key, toys):
-    return as_measured(model, truth, pseudoexperiments.sample(truth, parameters, key, toys))
+    return as_measured(
+        model, truth, pseudoexperiments.sample(truth, parameters, key=key, toys=toys)
+    )
 
 
 def as_measured(model, truth, data):
