@@ -88,7 +88,7 @@ def test_text_and_html(overtrained):
     shown = [f"{x:#.2g}" for x in (overtrained.values[0], low, high)]
     assert lines[2].split() == ["first,", "first", *shown]
     assert lines[5].startswith("  best-fit mu of 1")
-    assert "DOES NOT SURVIVE: it was a fluctuation" in lines[6] and "BIASED" in lines[7]
+    assert "DOES NOT SURVIVE: probably it was a fluctuation" in lines[6] and "BIASED" in lines[7]
     assert "<td>second, second</td>" in overtrained._repr_html_()
 
 

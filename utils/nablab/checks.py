@@ -1,4 +1,4 @@
-"""Checks at the border of the package: bad input is named before it becomes a silent NaN.
+"""Argument checks of the public functions: bad input is named before it becomes a silent NaN.
 
 Inside ``jax.jit`` the values of an array are unknown, so every check lets tracers pass; what
 follows from bad ones is multiplied by :func:`one_if`, which is NaN then.

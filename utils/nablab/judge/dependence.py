@@ -1,4 +1,4 @@
-"""Does a result hang on its nuisance parameters, and on what is assumed about them?
+"""How much does a result depend on its nuisance parameters, and on what is assumed about them?
 
 The functions here return tables to be read: they do not work under ``jit``, ``grad`` or ``vmap``,
 except for :func:`observed_cls` and :func:`best_mu`.

@@ -108,21 +108,25 @@ def report(
     def fluctuated(key):
         return float(hard(params, bootstrap(held_out, key=key)))
 
-    values = np.array(until_interrupted(fluctuated, keys, "bootstrap samples"))
-    if not np.isfinite(values).all():
-        failed = int(np.sum(~np.isfinite(values)))
-        raise ValueError(
-            f"{name} is not finite with the hard analysis on {failed} of {len(values)} bootstrap "
-            "samples of the held-out events: use fewer bins or more events"
-        )
-    low, high = np.quantile(values, [0.16, 0.84])
+    low, high = _interval(name, until_interrupted(fluctuated, keys, "bootstrap samples"))
     tables = ()
     if model is not None:
         # The bootstrap samples have the keys of numbers below this one.
         tables_key = jax.random.fold_in(key, bootstraps)
         tables = _tables(model, params, held_out, trained_on, tables_key, bootstraps)
     soft_value = float(soft(params, held_out))
-    return Report(name, soft_value, value, float(low), float(high), sizes, tables)
+    return Report(name, soft_value, value, low, high, sizes, tables)
+
+
+def _interval(name, values):
+    """The central 68 % of the hard values on bootstrap samples."""
+    if not np.isfinite(values).all():
+        failed = int(np.sum(~np.isfinite(values)))
+        raise ValueError(
+            f"{name} is not finite with the hard analysis on {failed} of {len(values)} bootstrap "
+            "samples of the held-out events: use fewer bins or more events"
+        )
+    return tuple(np.quantile(values, [0.16, 0.84]).tolist())
 
 
 def _tables(model, params, held_out, trained_on, key, bootstraps):

@@ -97,8 +97,8 @@ class SecondSample(Shown):
     def _notes(self):
         verdict = {
             True: "survives (intervals of first, first and second, second overlap)",
-            False: "DOES NOT SURVIVE: it was a fluctuation (intervals of first, first and second, "
-            "second do not overlap)",
+            False: "DOES NOT SURVIVE: probably it was a fluctuation (intervals of first, first and "
+            "second, second do not overlap)",
             None: "cannot be judged: too much has failed",
         }
         bias = {
@@ -162,13 +162,8 @@ def second_sample(
     if bootstraps < 2:
         raise ValueError(f"bootstraps is {bootstraps}: it must be at least 2")
     samples = first, second
-    models = [build(params, events) for events in samples]
-    for model in models:
-        if not isinstance(model, Model):
-            raise ValueError(f"build must return a Model, got {type(model).__name__}")
-    same_structure("the model of second", models[1], models[0])
     mu = float(mu)
-    nominal = np.array(_compared(number, *models, mu), dtype=float)
+    nominal = np.array(_compared(number, *_built(build, params, samples), mu), dtype=float)
 
     def compared(pair):
         drawn = (bootstrap(events, key=key) for key, events in zip(pair, samples, strict=True))
@@ -190,6 +185,16 @@ def second_sample(
         bootstraps,
         int(np.sum(~good)),
     )
+
+
+def _built(build, params, samples) -> list[Model]:
+    """The models of both samples, which must be of one structure."""
+    models = [build(params, events) for events in samples]
+    for model in models:
+        if not isinstance(model, Model):
+            raise ValueError(f"build must return a Model, got {type(model).__name__}")
+    same_structure("the model of second", models[1], models[0])
+    return models
 
 
 @jax.jit

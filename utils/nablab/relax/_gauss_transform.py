@@ -1,4 +1,4 @@
-"""Fast Gauss transform: sums of Gaussian bin memberships whose cost per event knows no bins.
+"""Fast Gauss transform: sums of Gaussian bin memberships at a cost that no number of bins changes.
 
 A membership p(x) is smooth on the scale of the bandwidth. So a sum over many events can be had from
 few weighted points that stand for them, ::

@@ -42,9 +42,10 @@ def soft_cut(
             (and slope) for each. A list, a pandas column or a flat awkward array will do; jagged
             objects are padded first (:func:`nablab.relax.objects.padding.pad_objects`).
         above: where the weight is 1/2 on the way up, in the unit of ``x``.
-        slope: steepness, in 1/(unit of ``x``). For each profile the derivative at the threshold is
-            ``slope / 4``; a sigmoid rises from 0.27 to 0.73 within ``1 / slope`` on either side.
-            In units of the feature: ``5 / spread(x)``.
+        slope: steepness, in 1/(unit of ``x``): the inverse of a softness, as in the literature of
+            cuts. For each profile the derivative at the threshold is ``slope / 4``; a sigmoid is as
+            soft as a logistic kernel with ``bandwidth = 1.81 / slope``. In units of the feature:
+            ``5 / spread(x)``.
         below: where the weight is 1/2 on the way down. A window is the product of both weights.
         profile: "sigmoid", "erf" or "compact".
 
@@ -162,7 +163,7 @@ def warn_of_preselection(
 ) -> None:
     """Warn if the events end sharply where a trained cut would still keep some.
 
-    Somebody may have cut them hard before (a skim, a trigger). The soft cut then cannot move past
+    They may have been preselected (by a skim, a trigger). The soft cut then cannot move past
     the end, and its gradient near the end lacks the events beyond. A natural boundary, such as a
     momentum of 0, looks the same: there nothing is lost. Call it with the loosest thresholds that
     the training may try. Not for use under ``jit``: it looks at the events.

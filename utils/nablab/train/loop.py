@@ -25,7 +25,7 @@ from nablab.train.histories import ALL_DONE, INTERRUPTED, Training, continued
 
 Objective = Callable[[PyTree, PyTree], Any]
 
-# Steps run in one compiled call until it takes this long: a click on "stop" waits no longer.
+# Steps run in one compiled call until it takes this long: an interruption waits no longer.
 SECONDS_PER_CALL = 0.2
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 

@@ -88,8 +88,9 @@ def soft_pairing(
 
     Args:
         pt, eta, phi, mass: the four jets, as for :func:`pair_masses`, in any order.
-        temperature: in the unit of the masses, GeV. Far below the differences of D_hh and of pt
-            the result is that of :func:`hard_pairing`.
+        temperature: in the unit of the masses, GeV: of a choice between alternatives, where a
+            ``bandwidth`` or a ``slope`` smears one observable. Far below the differences of D_hh
+            and of pt the result is that of :func:`hard_pairing`.
         expected_masses: of the leading and the subleading candidate; their ratio matters.
 
     Returns:
