@@ -99,9 +99,10 @@ def _fits(function, expansion, args, starts, lower, upper, along, look, toleranc
     size, several = starts.shape[-1], starts.ndim > 2
     along = np.asarray(along if size <= MOST_SEARCHED else (), dtype=int)
     still = jax.lax.stop_gradient
-    box = lower.reshape(-1, size), upper.reshape(-1, size)
+    shape = (len(starts), starts.shape[1] if several else 1, size)
+    box = lower.reshape(shape[1:]), upper.reshape(shape[1:])
     end, heights, beaten = _search(
-        *(function, expansion, still(args), *still((starts.reshape(len(starts), -1, size), *box))),
+        *(function, expansion, still(args), *still((starts.reshape(shape), *box))),
         *(along, look, tolerance, max_iterations),
     )
 
