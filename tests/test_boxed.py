@@ -83,7 +83,7 @@ def test_negative_curvature_is_left_downhill(size):
 
 def test_large_parabolas(monkeypatch):
     """Many bounds at once give the same point as one after the other."""
-    monkeypatch.setattr(_boxed.matrices, "LARGE", 512)  # on a single processor it is none
+    monkeypatch.setattr(_boxed.linalg, "LARGE", 512)  # on a single processor it is none
     problem_and_one = *problem(512, np.random.default_rng(1)), np.ones(())
     found = jax.jit(_boxed.lowest)(*problem_and_one)
     expected = jax.jit(_boxed._active_set)(*problem_and_one)
@@ -100,14 +100,14 @@ def test_large_parabolas(monkeypatch):
 
 def test_large_parabolas_with_negative_curvature(monkeypatch):
     """Within the box, and with the decrease of a positive matrix with a larger diagonal."""
-    monkeypatch.setattr(_boxed.matrices, "LARGE", 512)
+    monkeypatch.setattr(_boxed.linalg, "LARGE", 512)
     matrix, slope, lower, upper, held = problem(512, np.random.default_rng(1))
     matrix = matrix - 0.3 * np.diag(np.arange(len(slope)) % 7 == 0)
     assert np.linalg.eigvalsh(matrix)[0] < 0
     z, decrease, negative = jax.jit(_boxed.lowest)(matrix, slope, lower, upper, held, np.ones(()))
     assert negative and decrease > 0
     assert np.all((lower <= z) & (z <= upper))
-    added, _ = _boxed.matrices.until_positive(jnp.array(matrix))
+    added, _ = _boxed.linalg.until_positive(jnp.array(matrix))
     assert float(decrease) == pytest.approx(-(slope @ z + z @ matrix @ z / 2 + added * z @ z / 2))
 
 

@@ -133,7 +133,9 @@ def test_many_minima_are_searched_and_told():
     spec, counts = hard_models.many_shapes(rng.integers(20, 80), rng.integers(8, 30), rng)
     model = from_spec(spec)
     data = jnp.concatenate([jnp.array(counts), model.auxdata])
-    found = jax.jit(lambda: hypotests._fits(model, data, None, 0.0, 1.0))()
+    found = jax.jit(
+        lambda: mle.fits(model, data, {}, *({model.poi_index: mu} for mu in (0.0, 1.0)))
+    )()
     for fit, lowest in zip(found, (85.325492, 96.604357, 85.957998), strict=True):
         fit.require()
         assert fit.value < lowest + 1e-6

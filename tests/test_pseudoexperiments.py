@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import poisson
 
 from nablab.infer import hypotests, pseudoexperiments, test_statistics, toy_hypotests
-from nablab.infer.certificates import Status
+from nablab.infer.certificates import Fit, Status
 from nablab.model.histfactory import from_spec
 
 KEY = jax.random.key(3)
@@ -176,7 +176,7 @@ def one_in_ten_fails(model, data):
         iterations=jnp.zeros((), int),
         heights=jnp.zeros(1),
     )
-    fit = hypotests.Fit(poor, data[0], certificate)
+    fit = Fit(poor, data[0], certificate)
     return test_statistics.TestStatistic(data[0], fit, fit)
 
 

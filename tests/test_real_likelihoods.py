@@ -16,7 +16,7 @@ from published import DATA, LEPTONS, REFERENCES, VALIDATION
 
 from fetch_data import POINTS as SIGNALS
 from fetch_data import SBOTTOM, TTBAR
-from nablab.infer import diagnostics, hypotests, limits
+from nablab.infer import diagnostics, hypotests, limits, mle
 from nablab.model import named_numbers, workspaces
 from nablab.model.named_numbers import NamedNumbers
 
@@ -106,7 +106,7 @@ def test_all_signals_share_one_compilation():
 @jax.jit
 def three_fits(model, data):
     """The signal strength free, 0 and 1."""
-    return hypotests._fits(model, data, None, 0.0, 1.0)
+    return mle.fits(model, data, {}, *({model.poi_index: mu} for mu in (0.0, 1.0)))
 
 
 @pytest.mark.parametrize("name", marked(REFERENCES))
