@@ -215,7 +215,9 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
             poi, data, near = poi_data_near
             return fits(still(model), data, {model.poi_index: poi}, near=near, anywhere=first)[0]
 
-        return each(model, fit, (jnp.exp(log_limits)[which], still(datasets), near))
+        # Beyond the bound, be it by a rounding error, fits are refused.
+        pois = jnp.minimum(jnp.exp(log_limits), still(model.upper[model.poi_index]))[which]
+        return each(model, fit, (pois, still(datasets), near))
 
     def residual(log_limits, deviances):
         return residual_of(deviances - minima, jnp.exp(log_limits)[which])

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from nablab import checks
 from nablab.checks import Numbers
+from nablab.extras import needs
 from nablab.infer import diagnostics
 from nablab.infer.mle import best_fit
 from nablab.model.histfactory import Model
@@ -99,12 +100,8 @@ def sample(
         ValueError: bounds that are not finite, fewer than 2 chains or 4 draws, no free parameter,
             or data that do not fit the model.
     """
-    try:
+    with needs("posterior"):
         import blackjax  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "posterior samples need blackjax: install the extra, nablab[posterior]"
-        ) from error
     free = _checked(model, chains, draws)
     data = jnp.asarray(data, dtype=float)
     best = best_fit(model, data)

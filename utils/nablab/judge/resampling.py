@@ -161,8 +161,7 @@ def second_sample(
     checks.finite("mu", mu)
     if bootstraps < 2:
         raise ValueError(f"bootstraps is {bootstraps}: it must be at least 2")
-    samples = first, second
-    mu = float(mu)
+    samples, mu = (first, second), float(mu)
     nominal = np.array(_compared(number, *_built(build, params, samples), mu), dtype=float)
 
     def compared(pair):
@@ -171,7 +170,6 @@ def second_sample(
 
     keys = jax.random.split(key, (bootstraps, 2))
     fluctuated = np.array(until_interrupted(compared, keys, "bootstrap samples"), dtype=float)
-    bootstraps = len(fluctuated)
     good = np.isfinite(fluctuated).all(axis=1)
     some = fluctuated[good] if good.any() else np.full((1, 4), np.nan)
     intervals = np.quantile(some, INTERVAL, axis=0).T
@@ -182,7 +180,7 @@ def second_sample(
         intervals[:3],
         float(nominal[3]),
         intervals[3],
-        bootstraps,
+        len(fluctuated),
         int(np.sum(~good)),
     )
 
