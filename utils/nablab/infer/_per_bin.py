@@ -138,8 +138,8 @@ def best(model, data, levels, parameters, cells) -> AtBest:
 
 
 def second_derivatives(best: AtBest, slope, curvature, sum_slopes):
-    """Of the deviance minimised over the gammas, in what has the ``sum_slopes``: pairs of weights
-    [bins] and slopes [..., bins], to be added up as ``weight * slope * slope``.
+    """Second derivatives, in what has the ``sum_slopes``, of the deviance minimised over the
+    gammas: pairs of weights [bins] and slopes [..., bins], the sum of ``weight * slope * slope``.
 
     ``slope`` and ``curvature`` are those of the deviance in the expected events.
     """
@@ -156,8 +156,8 @@ def second_derivatives(best: AtBest, slope, curvature, sum_slopes):
 
 
 class Elimination(NamedTuple):
-    """Of the gammas of one level: the slope of the expected events in them, the elimination factors
-    with which those of earlier levels follow, and the inverse of the curvature that is left."""
+    """Slope of the expected events in the gammas of one level, the elimination factors with which
+    those of earlier levels follow, and the inverse of the curvature that is left."""
 
     rate_slope: Float[Array, "bins"]
     factors: list[Float[Array, "bins"]]

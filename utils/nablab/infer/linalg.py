@@ -125,7 +125,7 @@ def pivoted(
 def smallest_eigenvalue(
     matrix: Float[Array, "n n"],
 ) -> tuple[Float[Array, ""], Float[Array, "n"]]:
-    """Of a symmetric matrix, and its direction; infinite where the matrix is empty.
+    """Smallest eigenvalue of a symmetric matrix, and its direction; infinite where it is empty.
 
     It is the largest one of (bound - matrix), which takes over when that is squared repeatedly. A
     large matrix is made a small one first.

@@ -186,7 +186,7 @@ def _quality(samples, free):
 
 
 def _log_density(model, data, free):
-    """Of the free parameters in coordinates without bounds."""
+    """Log-density of the free parameters in coordinates without bounds."""
 
     def log_density(z):
         parameters, log_volume = _inside(model, free, z)
