@@ -318,7 +318,7 @@ before = compiled
 assert float(hypotests.cls(other, data).observed) == first
 assert float(hypotests.cls(from_spec(spec), data).observed) == first
 assert before and compiled == before, (before, compiled)
-coverage(other, from_spec(spec), jax.random.key(1), toys=2)
+coverage(other, from_spec(spec), key=jax.random.key(1), toys=2)
 print(first)
 """
 

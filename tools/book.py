@@ -29,8 +29,11 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 ROOMS = {
     "data": "events: toys and open data",
     "relax": "soft cuts, histograms, objects, and how wrong they are",
-    "infer": "likelihood, fits, p-values and limits",
-    "train": "objectives, the loop, the report",
+    "relax.objects": "jets and leptons",
+    "model": "likelihoods: read, written and built",
+    "infer": "fits, p-values, limits, intervals",
+    "train": "networks, objectives, the loop",
+    "judge": "whether a result is worth anything",
     "show": "pictures, movies, sliders",
 }
 SETTINGS = {
@@ -137,8 +140,9 @@ def entry(name: str, notebook) -> str:
 
 
 def room_page(room: str) -> str:
-    """Markdown with the docstrings of one folder of the package."""
-    names = [module.name for module in pkgutil.iter_modules([str(PACKAGE / room)])]
+    """Markdown with the docstrings of one room of the package."""
+    modules = pkgutil.iter_modules([str(PACKAGE.joinpath(*room.split(".")))])
+    names = [m.name for m in modules if not (m.ispkg or m.name.startswith("_"))]
     parts = [f"# `nablab.{room}`: {ROOMS[room]}"]
     for name in names:
         module = f"nablab.{room}.{name}"
