@@ -25,7 +25,7 @@ CUT_DASHES = (0, (4, 2))
 BAND = {"facecolor": "none", "edgecolor": COLOUR["uncertainty"], "hatch": "//////"}
 
 
-class Picture(Figure):
+class _Picture(Figure):
     """A matplotlib Figure that a notebook shows as a PNG when it is the last line of a cell."""
 
     def __repr__(self):
@@ -52,7 +52,7 @@ def figure(width: int = 640, height: int = 360, rows: int = 1, columns: int = 1,
     for name, size in (("width", width), ("height", height)):
         if size < 16:
             raise ValueError(f"{name} is {size}: give it in pixels, at least 16")
-    picture = Picture(dpi=100, layout="constrained")
+    picture = _Picture(dpi=100, layout="constrained")
     FigureCanvasAgg(picture)
     _resize(picture, width, height)
     return picture, picture.subplots(rows, columns, **subplots)
