@@ -189,7 +189,7 @@ def test_certificate_in_units_of_the_uncertainties():
 def test_derivatives_of_many_parameters(monkeypatch):
     """With and without the expansion in between, at bounds and off them."""
     size = 130
-    monkeypatch.setattr(minimizer.matrices, "LARGE", size)
+    monkeypatch.setattr(minimizer.linalg, "LARGE", size)
     rng = np.random.default_rng(4)
     pull, weights = jnp.asarray(rng.normal(size=(2, size)))
 
@@ -205,7 +205,7 @@ def test_derivatives_of_many_parameters(monkeypatch):
 
     found, certificate = derivatives()
     assert certificate.converged and certificate.at_bound.any()
-    monkeypatch.setattr(minimizer.matrices, "LARGE", size + 1)
+    monkeypatch.setattr(minimizer.linalg, "LARGE", size + 1)
     expected, _ = derivatives()
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
@@ -219,7 +219,7 @@ import os
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 import jax.numpy as jnp
 import numpy as np
-from nablab.infer import hypotests
+from nablab.infer import mle
 from nablab.model.histfactory import from_spec
 
 bins, parameters = 20, 512
