@@ -54,7 +54,7 @@ def outside_of(*rooms):
     return [p for p in public_functions() if not p.id.startswith(rooms)]
 
 
-@pytest.mark.parametrize("function", outside_of("infer.posterior"))
+@pytest.mark.parametrize("function", list(public_functions()))
 def test_random_keys_are_called_key_and_given_by_name(function):
     parameters = inspect.signature(function).parameters
     keys = [p for p in parameters.values() if "Key" in str(p.annotation)]

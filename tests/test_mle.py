@@ -6,6 +6,7 @@ import models
 import numpy as np
 import pyhf
 import pytest
+from derivatives import check_derivatives
 
 from nablab.infer import mle
 from nablab.model.histfactory import from_spec
@@ -69,6 +70,30 @@ def test_scan_equals_held_fits_of_pyhf(name, parameter, values):
     np.testing.assert_allclose(
         profile.best_fit.parameters, mle.best_fit(model, data).parameters, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("held", [{"mu": 0.4}, {"uncorrelated[1]": 1.2}, {0: 0.4, 1: 0.9}])
+def test_derivatives_in_held_values_equal_differences(held):
+    """Of parameters and deviance; also of a parameter that acts in one bin only."""
+    _, model, data = example("shapesys")
+
+    def fit(*values):
+        found = mle.best_fit(model, data, held=dict(zip(held, values, strict=True)))
+        return found.parameters, found.value
+
+    check_derivatives(fit, *held.values(), step=1e-4)
+
+
+def test_what_may_be_held():
+    _, model, data = example("shapesys")
+    with pytest.raises(ValueError, match="held names a parameter twice: mu, 0"):
+        mle.best_fit(model, data, held={"mu": 0.4, 0: 0.4})
+    with pytest.raises(ValueError, match="parameter is 'nu': choose from mu"):
+        mle.best_fit(model, data, held={"nu": 0.4})
+    with pytest.raises(ValueError, match=r"held\['mu'\] is 99, outside of the bounds"):
+        mle.best_fit(model, data, held={"mu": 99.0})
+    with pytest.raises(ValueError, match="several fits at once cannot hold"):
+        mle.fits(model, data, {}, {1: 1.2})
 
 
 def test_grid_equals_held_fits_of_pyhf():

@@ -40,7 +40,7 @@ def test_poisson_with_flat_prior_is_gamma(n, background):
     model = one_bin(background, 0.1 * background, fixed=True)
     assert model.fixed.sum() == 1
     data = jnp.concatenate([jnp.array([n * 1.0]), model.auxdata])
-    found = posterior.sample(model, data, KEY, progress=False).require()
+    found = posterior.sample(model, data, key=KEY, progress=False).require()
     assert found.samples.shape == (4, 1000, 2)
     mu, fixed = found.samples[..., 0], found.samples[..., 1]
     assert (fixed == model.init[1]).all() and mu.min() >= 0
@@ -63,7 +63,7 @@ def test_nuisance_parameter_against_numeric_integration():
     model = one_bin(background, uncertainty, fixed=False)
     scale = (background / uncertainty) ** 2  # auxiliary events per unit of the parameter
     measured = 8.0
-    found = posterior.sample(model, jnp.array([n, measured]), KEY, progress=False).require()
+    found = posterior.sample(model, jnp.array([n, measured]), key=KEY, progress=False).require()
 
     mu, nuisance = np.linspace(0, 10, 2001)[:, None], np.linspace(1e-3, 5, 1500)
     density = poisson.pmf(n, SIGNAL * mu + background * nuisance) * np.exp(
@@ -87,10 +87,10 @@ def test_nuisance_parameter_against_numeric_integration():
     correlation = np.corrcoef(np.asarray(found.samples).reshape(-1, 2).T)[0, 1]
     assert correlation == pytest.approx(covariance / (width_mu * width), abs=0.08)
 
-    again = posterior.sample(model, jnp.array([n, measured]), KEY, progress=False)
+    again = posterior.sample(model, jnp.array([n, measured]), key=KEY, progress=False)
     np.testing.assert_array_equal(again.samples, found.samples)
     # Blocks of draws are cut to length, and chains are different ones.
-    short = posterior.sample(model, jnp.array([n, measured]), KEY, draws=130, progress=False)
+    short = posterior.sample(model, jnp.array([n, measured]), key=KEY, draws=130, progress=False)
     np.testing.assert_array_equal(short.samples, found.samples[:, :130])
     assert not (found.samples[0] == found.samples[1]).all()
 
@@ -165,12 +165,12 @@ def test_an_interruption_keeps_the_draws_done(monkeypatch):
 
     monkeypatch.setattr(posterior, "_draw", interrupted)
     with pytest.warns(UserWarning, match="interrupted: 100 of 300 draws are done, and kept"):
-        kept = posterior.sample(model, data, KEY, draws=300, **settings)
-    whole = posterior.sample(model, data, KEY, draws=100, **settings)
+        kept = posterior.sample(model, data, key=KEY, draws=300, **settings)
+    whole = posterior.sample(model, data, key=KEY, draws=100, **settings)
     np.testing.assert_array_equal(kept.samples, whole.samples)
     calls[:] = [None]  # interrupted in the first block: nothing to keep
     with pytest.raises(KeyboardInterrupt):
-        posterior.sample(model, data, KEY, draws=300, **settings)
+        posterior.sample(model, data, key=KEY, draws=300, **settings)
 
 
 def test_require():
@@ -187,7 +187,7 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "blackjax", None)
     model = one_bin(4.0, 2.0, fixed=False)
     with pytest.raises(ModuleNotFoundError, match=r"install the extra, nablab\[posterior\]"):
-        posterior.sample(model, model.expected_data(model.init), KEY)
+        posterior.sample(model, model.expected_data(model.init), key=KEY)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ its asynchronous dispatch on CPUs off, as far as the process allows; nothing els
 
 from importlib import metadata
 
-from nablab import _jax_settings
+from nablab import jax_settings
 
-_jax_settings.apply()
+jax_settings.apply()
 
 try:
     __version__ = metadata.version("nablab")

@@ -85,7 +85,7 @@ def _without_gaps(name, value):
 def _jagged(name):
     return ValueError(
         f"{name} is jagged, with rows of different lengths: pad it first with "
-        "nablab.relax.objects.padding.pad_objects, and multiply by its mask afterwards"
+        "nablab.relax.objects.pad_objects, and multiply by its mask afterwards"
     )
 
 

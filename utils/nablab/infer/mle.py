@@ -92,6 +92,8 @@ def fits(
     within = replace(model, fixed=fixed) if one else model
     likelihood = _profile.profile_likelihood(within, data, start, held=held[0] if one else ())
     at = likelihood.plan.at
+    if not one and not set().union(*held) <= set(likelihood.plan.fitted.tolist()):
+        raise ValueError("several fits at once cannot hold parameters that act in one bin only")
     starts, along = _other_starts(model, likelihood.plan.fitted, inits[..., at])
     result = minimize(
         _profile.value,

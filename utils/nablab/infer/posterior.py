@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from nablab import checks
 from nablab.checks import Numbers
 from nablab.extras import needs
-from nablab.infer import diagnostics
+from nablab.infer.diagnostics import covariance
 from nablab.infer.mle import best_fit
 from nablab.model.histfactory import Model
 from nablab.pytrees import pytree
@@ -65,8 +65,8 @@ class Posterior:
 def sample(
     model: Model,
     data: Float[Numbers, "data"],
-    key: PRNGKeyArray,
     *,
+    key: PRNGKeyArray,
     chains: int = 4,
     draws: int = 1_000,
     warmup: int = 1_000,
@@ -206,7 +206,7 @@ def _inside(model, free, z):
 def _starts(model, best, free, key, chains):
     """Starting points of the chains, in coordinates without bounds."""
     lower, upper = model.lower[free,], model.upper[free,]
-    variances = jnp.diagonal(diagnostics.covariance(model, best))[free,]
+    variances = jnp.diagonal(covariance(model, best))[free,]
     # A direction without effect on the data has no variance: start it anywhere.
     known = jnp.isfinite(variances) & (variances > 0)
     widths = jnp.where(known, jnp.sqrt(jnp.where(known, variances, 1.0)), upper - lower)

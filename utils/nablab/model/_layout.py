@@ -89,8 +89,7 @@ def build(form, sets, structure, staterror_start) -> Layout:
     bounded, smallest = _bounded(named, position, block["auxdata"][structure.poisson_auxdata])
 
     most = max((len(pairs) for pairs in staterror.values()), default=0)
-    nothing = [(starts[-1], starts[-1])]  # the position of the 0
-    stat_pairs = [pairs + nothing * (most - len(pairs)) for pairs in staterror.values()]
+    stat_pairs = [pairs + [(starts[-1],) * 2] * (most - len(pairs)) for pairs in staterror.values()]
     fillers = [[yields.start] for yields in nominal]  # without a variation: the nominal yields
     return Layout(
         names=tuple(entry.name for entry in named),

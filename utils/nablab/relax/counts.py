@@ -26,7 +26,8 @@ class Counts(NamedTuple):
     """Weighted counts per bin, their variances (sums of squared weights), and the bins.
 
     In two dimensions the shape is (x bins, y bins), and ``edges`` are a pair; of an axis of
-    categories they are the names. They are ``None`` where only a histogram asks for them.
+    categories they are the names. They are ``None`` where only a histogram asks for them. All three
+    are leaves of a pytree: scale the weights of the events, not the whole tree.
     """
 
     values: Float[Array, "*bins"]
