@@ -7,6 +7,7 @@ and myst-nb make the pages; MathJax is copied beside them, from the package that
 
 import ast
 import hashlib
+import importlib
 import inspect
 import os
 import pkgutil
@@ -140,9 +141,12 @@ def entry(name: str, notebook) -> str:
 
 
 def room_page(room: str) -> str:
-    """Markdown with the docstrings of one room of the package."""
-    modules = pkgutil.iter_modules([str(PACKAGE.joinpath(*room.split(".")))])
-    names = [m.name for m in modules if not (m.ispkg or m.name.startswith("_"))]
+    """Markdown with the docstrings of the files that a room's face shows something of."""
+    face = importlib.import_module(f"nablab.{room}")
+    shown = [getattr(face, name) for name in face.__all__]
+    shown = {getattr(thing, "__module__", getattr(thing, "__name__", "")) for thing in shown}
+    modules = (m.name for m in pkgutil.iter_modules(face.__path__) if not m.ispkg)
+    names = [name for name in modules if f"nablab.{room}.{name}" in shown]
     parts = [f"# `nablab.{room}`: {ROOMS[room]}"]
     for name in names:
         module = f"nablab.{room}.{name}"
