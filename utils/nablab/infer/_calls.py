@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
 from inspect import signature
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,22 @@ import jax.numpy as jnp
 from nablab.infer import bounds
 from nablab.model.histfactory import Model
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 
 def compiled(
-    function: Callable | None = None, *, holds: tuple = (), tests: bool = True
-) -> Callable:
+    *, holds: tuple = (), tests: bool = True
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
     """Compile a function of (model, data, ...) once per structure; check the arguments before.
 
     ``holds`` tells where it holds the parameter of interest: names of arguments, or numbers; and
     ``tests`` whether it compares that with a fit in which it is free.
     """
-    if function is None:
-        return partial(compiled, holds=holds, tests=tests)
+    return partial(_compiled, holds=holds, tests=tests)
+
+
+def _compiled(function, *, holds, tests):
     form = signature(function)
     jitted = jax.jit(function, static_argnames={"test_statistic", "hold"} & set(form.parameters))
 

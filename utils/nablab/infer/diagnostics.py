@@ -121,7 +121,7 @@ def poi_uncertainty(model: Model, mu: Float[Numbers, ""] | float = 1.0) -> Float
     return jnp.sqrt(covariance(model, model.parameters(mu))[model.poi_index, model.poi_index])
 
 
-@compiled
+@compiled()
 def observed_information(
     model: Model, data: Float[Numbers, "data"], parameters: Float[Numbers, "parameters"]
 ) -> Float[Array, "parameters parameters"]:
@@ -134,7 +134,7 @@ def observed_information(
     return jnp.where(free[:, None] & free, hessian, 0.0)
 
 
-@compiled
+@compiled()
 def observed_covariance(
     model: Model, data: Float[Numbers, "data"], fit: Fit
 ) -> Float[Array, "parameters parameters"]:
@@ -146,7 +146,7 @@ def observed_covariance(
     return _covariance(model, data, fit)[0]
 
 
-@compiled
+@compiled()
 def pulls(model: Model, data: Float[Numbers, "data"], fit: Fit) -> Pulls:
     """Pull and constraint of every parameter at the best fit ``fit`` of ``model`` to ``data``."""
     covariance, free = _covariance(model, data, fit)
@@ -161,7 +161,7 @@ def pulls(model: Model, data: Float[Numbers, "data"], fit: Fit) -> Pulls:
     )
 
 
-@compiled
+@compiled()
 def impacts(model: Model, data: Float[Numbers, "data"], fit: Fit) -> Impacts:
     """Impact of every parameter on the parameter of interest, by gradient: no refits.
 
@@ -186,7 +186,7 @@ def impacts(model: Model, data: Float[Numbers, "data"], fit: Fit) -> Impacts:
     )
 
 
-@compiled
+@compiled()
 def goodness_of_fit(model: Model, data: Float[Numbers, "data"], fit: Fit) -> GoodnessOfFit:
     """Deviance at the best fit, against a saturated model with one free rate per measurement.
 

@@ -124,7 +124,7 @@ def feldman_cousins(
     return Interval(*ends, confidence, grid, p_values, p_errors, thrown.failed, certificates)
 
 
-@compiled
+@compiled()
 def _scan(model, data, grid):
     """The test statistic of the data, and the two fits behind it, at each point."""
 

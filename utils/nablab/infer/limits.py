@@ -152,7 +152,7 @@ def _check(model, confidence) -> None:
     bounds.check_free(model, model.poi_index, "find a limit on it")
 
 
-@compiled
+@compiled()
 def _upper_limit(model, data, confidence, test_statistic):
     model = for_statistic(model, test_statistic)
     best, background = fits(model, data, {}, {model.poi_index: 0.0})
