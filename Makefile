@@ -4,7 +4,7 @@ PYTHON ?= python3
 LAB_ARGS ?=
 NB ?=
 TEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= logical
 
 BIN := .venv/bin
 # What the notebooks need, and what the tests and the pages need as well.
@@ -22,8 +22,12 @@ ifneq ($(strip $(NABLAB_DATA)),)
 export NABLAB_DATA := $(abspath $(NABLAB_DATA))
 endif
 
+# Nothing is compiled twice: JAX keeps its programs here (JAX_COMPILATION_CACHE_DIR= to do without).
+export JAX_COMPILATION_CACHE_DIR ?= $(abspath build/compiled)
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+
 .DEFAULT_GOAL := help
-.PHONY: help lab check-env data test lint execute workshop talk slides book links benchmark inferno neos arena lock clean
+.PHONY: help lab check-env data test quick lint execute workshop talk slides book links benchmark inferno neos arena lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,19 +42,20 @@ check-env: ## say what is missing on this computer, in plain words
 data: $(LAB) ## fetch the public data that tests and notebook 12 read (69 MB, once; needs a network)
 	$(BIN)/python tools/fetch_data.py
 
-LONG := $(addprefix tests/test_,browser_lab.py browser_pages.py real_likelihoods.py jittered_models.py hypotests.py limits.py)
-test: export JAX_PLATFORMS = cpu
-# Most of the time goes into compiling what runs once: fewer passes, and nothing compiled twice.
-# jaxlib knows the second flag up to 0.10 only, and stops Python at one that it does not know.
+# Most of the time of the tests goes into compiling what runs once: fewer passes. jaxlib knows the
+# second flag up to 0.10 only, and stops Python at one that it does not know.
 OLD_XLA = $(shell $(BIN)/python -c 'from importlib.metadata import version; \
 	print("--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."))' 2>/dev/null)
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=1 $(OLD_XLA)
-test: export JAX_COMPILATION_CACHE_DIR ?= $(abspath build/compiled)
-test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
-# What takes longest comes first, so that the workers end together.
+test quick: export JAX_PLATFORMS = cpu
+test quick: export XLA_FLAGS ?= --xla_backend_optimization_level=1 $(OLD_XLA)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+
 test: lint ## check the style, run the tests, and run every notebook against its stored output
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
-		-n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS) $(NOTEBOOKS) $(LONG) tests
+	$(PYTEST) --durations=20 --durations-min=5 \
+		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS) tests
+
+quick: lint ## run the tests that do not take long: no notebooks, no browser, no long fits
+	$(PYTEST) -m "not long" tests
 
 lint: $(INSTALLED) ## check the style of code and notebooks
 	$(BIN)/ruff check .
@@ -83,6 +88,7 @@ workshop: $(LAB) ## write the participants' and the teachers' notebooks to build
 LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py minima.py)
 OTHER_PYTHON := tests/benchmarks/evermore_fit.py
 benchmark: export JAX_PLATFORMS = cpu
+benchmark: export JAX_COMPILATION_CACHE_DIR =
 benchmark: $(INSTALLED) ## compare speed and results with other packages
 	$(PIP) install --quiet --constraint requirements.lock --editable '.[benchmark]'
 	set -e; for script in $(filter-out $(LONG_ONES) $(OTHER_PYTHON),$(wildcard tests/benchmarks/*.py)); do \

@@ -1,5 +1,6 @@
 """Settings of the tests, which the kernels of the tested notebooks inherit."""
 
+import gc
 import os
 from collections import defaultdict
 
@@ -17,6 +18,11 @@ if fetch_data.folder().is_dir():
     # Absolute, because a notebook's kernel works in the notebook's folder.
     os.environ["NABLAB_DATA"] = str(fetch_data.folder())
 
+# What takes longest comes first, so that the workers end together; `make quick` leaves it out.
+LONG = (
+    *("browser_lab", "browser_pages", "browser_talk", "real_likelihoods", "hypotests", "limits"),
+    *("hard_fits", "jittered_models", "batched_fits", "arena", "readme"),
+)
 
 SOLVED = """
 from IPython.utils.capture import capture_output
@@ -31,6 +37,13 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "needs(*wanted): a browser, or one of these files (needs.py)"
     )
+    config.addinivalue_line("markers", "long: takes long, and is left out by 'make quick'")
+
+
+def pytest_collection_finish():
+    # What is imported stays: searching it for garbage again and again takes a fifth of tracing.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -43,10 +56,19 @@ def pytest_collection_modifyitems(config, items):
             cells += solved_exercises(file, len(cells))
             skip_without_data(config, cells)
     items[:] = [item for group in by_file.values() for item in group]
+    items.sort(key=place)
     for item in items:
+        if place(item) < len(LONG):
+            item.add_marker("long")
         for mark in item.iter_markers("needs"):
             if reason := needs.reason_to_skip(*mark.args):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def place(item) -> int:
+    """Where the file of a test comes: notebooks before all, then what takes long."""
+    name = item.path.stem.removeprefix("test_")
+    return -1 if isinstance(item, IPyNbCell) else LONG.index(name) if name in LONG else len(LONG)
 
 
 def skip_without_data(config, cells):

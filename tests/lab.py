@@ -16,6 +16,7 @@ from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from urllib.parse import urlsplit
 
 import nbformat
+from nbformat.sign import NotebookNotary
 
 ROOT = Path(__file__).resolve().parent.parent
 # What notebooks read of the repository, besides each other.
@@ -35,8 +36,11 @@ main()
 """
 
 
-def copy_notebooks(folder: Path) -> None:
-    """The repository as far as notebooks need it; no cell has a count, so that one tells it ran."""
+def copy_notebooks(folder: Path, notary: NotebookNotary) -> None:
+    """The repository as far as notebooks need it; no cell has a count, so that one tells it ran.
+
+    Notebooks are signed, so that stored movies are shown as if they had just been made.
+    """
     for name in COPIED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
@@ -49,6 +53,7 @@ def copy_notebooks(folder: Path) -> None:
             if cell.cell_type == "code":
                 cell.execution_count = None
         nbformat.write(notebook, path)
+        notary.sign(notebook)
 
 
 @contextmanager
@@ -57,7 +62,8 @@ def server(folder: Path, presenting: bool = False):
 
     Settings are those that come with the repository, ``presenting`` with those of ``make talk``.
     """
-    copy_notebooks(folder / "root")
+    (folder / "data").mkdir()
+    copy_notebooks(folder / "root", NotebookNotary(data_dir=str(folder / "data")))
     shutil.copytree(ROOT / "binder", folder / "lab", ignore=shutil.ignore_patterns("*.yml"))
     if presenting:
         shutil.copytree(ROOT / "talk" / "presenting", folder / "settings")
@@ -161,6 +167,13 @@ WATCH = f"""() => {{
         if (msg.content.execution_state === 'idle') unanswered.delete(msg.parent_header.msg_id);
     }});
 }}"""
+RUN = """places => {
+    const notebook = jupyterapp.shell.currentWidget.content;
+    notebook.deselectAll();
+    notebook.activeCellIndex = places[0];
+    for (const place of places) notebook.select(notebook.widgets[place]);
+    jupyterapp.commands.execute('notebook:run-cell');
+}"""
 QUIET = "() => { window.quiet = unanswered.size ? 0 : quiet + 1; return quiet > 5; }"
 CELLS = """() => jupyterapp.shell.currentWidget.content.widgets
     .filter(cell => cell.model.type === 'code' && cell.model.sharedModel.source.trim() !== '')
@@ -190,11 +203,24 @@ def run_all(page) -> None:
     wait_until_run(page)
 
 
-def wait_until_run(page) -> None:
-    """Wait until every cell has a count, or one has failed and nothing runs any more."""
-    ended = f"() => {{ const cells = ({CELLS})(); return cells.every(c => c.count !== null) ||"
+def run(page, places: list[int]) -> None:
+    """Select the cells at these places of the notebook and run them; the others stay as stored."""
+    page.evaluate(RUN, places)
+    wait_until_run(page, len(places))
+
+
+def wait_until_run(page, number: int | None = None) -> None:
+    """Wait until so many cells, or all, have a count, or one has failed, and nothing runs."""
     page.wait_for_function(
-        f"{ended} cells.some(c => c.errors.length) }}", polling=500, timeout=10 * MINUTE
+        f"""number => {{
+            const cells = ({CELLS})();
+            const wanted = number ?? cells.length;
+            return cells.filter(cell => cell.count !== null).length >= wanted ||
+                cells.some(cell => cell.errors.length);
+        }}""",
+        arg=number,
+        polling=500,
+        timeout=10 * MINUTE,
     )
     settle(page)
 

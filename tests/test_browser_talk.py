@@ -1,5 +1,9 @@
-"""The talk as ``make talk`` shows it, in a browser: every slide fits, sliders move, movies play."""
+"""The talk as ``make talk`` shows it, in a browser: every slide fits, sliders move, movies play.
 
+The cells that sliders need run; the others show what is stored.
+"""
+
+import cells
 import lab
 import nbformat
 import pytest
@@ -41,11 +45,11 @@ def slides() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def page(chromium, tmp_path_factory):
-    """The talk, presenting, after all its cells ran."""
+    """The talk, presenting."""
     with lab.server(tmp_path_factory.mktemp("talk"), presenting=True) as address:
         with lab.opened(chromium, address, "talk/talk.ipynb", height=HEIGHT, mode="doc") as page:
             page.locator(".jp-Deck-Remote .jp-deck-mod-stop").click()
-            lab.run_all(page)
+            lab.run(page, cells.needed(TALK, "Explorer, "))
             page.locator(".jp-Notebook .jp-Cell").first.click()
             page.locator('[data-command="deck:toggle"]').click()
             page.wait_for_function(f"({SLIDE})().length > 0")
@@ -61,8 +65,8 @@ def next_slide(page):
 
 
 def test_slide_by_slide(page, tmp_path):
-    cells = lab.cells(page)
-    assert [error for cell in cells for error in cell["errors"]] == []
+    ran = lab.cells(page)
+    assert [error for cell in ran for error in cell["errors"]] == []
     folder, beyond, explorers, movies = lab.screenshots(tmp_path), {}, [], []
     for number, shown in enumerate(slides(), start=1):
         if number > 1:
@@ -83,6 +87,6 @@ def test_slide_by_slide(page, tmp_path):
             # Or the slider would still get the next arrow key.
             page.locator(".jp-deck-mod-onscreen h2:visible").click()
     assert beyond == {}
-    assert len(explorers) == sum(cell["explorers"] for cell in cells) > 0
-    assert len(movies) == sum(cell["movies"] for cell in cells) > 0
+    assert len(explorers) == sum(cell["explorers"] for cell in ran) > 0
+    assert len(movies) == sum(cell["movies"] for cell in ran) > 0
     assert page.complaints == []

@@ -1,5 +1,6 @@
 """The look of all pictures: one matplotlib style, one meaning per colour."""
 
+import gc
 from pathlib import Path
 
 import matplotlib.style
@@ -41,7 +42,9 @@ def set_up() -> None:
     """Prepare a notebook's kernel: pictures in the style of nablab, memory given back.
 
     Without it, pictures follow matplotlib's own settings. The memory is what compilations have
-    freed: a kernel would keep it otherwise (``nablab.memory``).
+    freed: a kernel would keep it otherwise (``nablab.memory``). And what is imported by now is not
+    searched for garbage again, which took a fifth of the time that JAX takes to trace a fit.
     """
     matplotlib.style.use(STYLE)
     memory.give_back_after_compilations()
+    gc.freeze()
