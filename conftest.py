@@ -4,6 +4,7 @@ import gc
 import os
 from collections import defaultdict
 
+import jax
 import nbformat
 import needs
 import pytest
@@ -14,6 +15,9 @@ import workshop
 from nablab import memory
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile much and compute little, with flags for that; notebooks train.
+jax.devices()
+os.environ.pop("XLA_FLAGS", None)
 if fetch_data.folder().is_dir():
     # Absolute, because a notebook's kernel works in the notebook's folder.
     os.environ["NABLAB_DATA"] = str(fetch_data.folder())
