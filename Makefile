@@ -85,7 +85,8 @@ workshop: $(LAB) ## write the participants' and the teachers' notebooks to build
 	$(BIN)/python tools/workshop.py
 
 # What takes long has a target of its own, or is called by hand (RESULTS.md says how).
-LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py minima.py)
+LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py minima.py \
+	lapack.py)
 OTHER_PYTHON := tests/benchmarks/evermore_fit.py
 benchmark: export JAX_PLATFORMS = cpu
 benchmark: export JAX_COMPILATION_CACHE_DIR =

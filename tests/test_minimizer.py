@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -214,30 +215,8 @@ def test_a_large_fit_on_a_single_processor():
     """There jaxlib 0.10 does not find LAPACK in a program of that size."""
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("processors can be chosen on Linux only")
-    code = """
-import os
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-import jax.numpy as jnp
-import numpy as np
-from nablab.infer import mle
-from nablab.model.histfactory import from_spec
-
-bins, parameters = 20, 512
-rng = np.random.default_rng(0)
-shapes = [
-    {"name": f"a{k}", "type": "histosys", "data": {"hi_data": 100 + d, "lo_data": 100 - d}}
-    for k, d in enumerate(0.2 * rng.normal(size=(parameters, bins)))
-]
-mu = [{"name": "mu", "type": "normfactor", "data": None}]
-samples = [
-    {"name": "s", "data": np.linspace(1.0, 20.0, bins), "modifiers": mu},
-    {"name": "b", "data": np.full(bins, 100.0), "modifiers": shapes},
-]
-model = from_spec({"channels": [{"name": "c", "samples": samples}]})
-data = model.expected_data(model.parameters(1.3))
-fit = mle.best_fit(model, data).require()
-print(float(fit.parameters[model.poi_index]))
-"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    script = Path(__file__).parent / "benchmarks" / "lapack.py"
+    command = [sys.executable, str(script), "without"]
+    said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr[-2000:]
     assert float(said.stdout) == pytest.approx(1.3, abs=1e-6)

@@ -1,8 +1,9 @@
 """Positive definite matrices: curvatures and information. Small ones are inverted without LAPACK.
 
 jaxlib 0.10.2 has LAPACK, but large compilations on a single processor do not find it ("no
-registered implementation for untyped custom call"; 0.12 does), and batched loops around it have
-been seen to hang on two. Fits of more than 500 parameters, which are not batched, need it.
+registered implementation for untyped custom call", tests/benchmarks/lapack.py; 0.12 does), and
+batched loops around it have been seen to hang on two. Fits of more than 500 parameters, which are
+not batched, need it.
 """
 
 import functools
