@@ -23,10 +23,13 @@ if fetch_data.folder().is_dir():
     os.environ["NABLAB_DATA"] = str(fetch_data.folder())
 
 # What takes longest comes first, so that the workers end together; `make quick` leaves it out.
-LONG = (
-    *("browser_lab", "browser_pages", "browser_talk", "real_likelihoods", "hypotests", "limits"),
-    *("hard_fits", "jittered_models", "batched_fits", "arena", "readme"),
-)
+LONG = """
+browser_lab browser_pages browser_talk real_likelihoods hypotests hard_fits limits histfactory
+posterior workspaces bounds diagnostics profile objectives batch_status bad_models resampling
+intervals pseudoexperiments reports jittered_models batched_fits arena readme inferno histograms
+histograms2d gauss_transform joint_training dependence fixed_points checkpoints bad_events splines
+interpolation minimizer probes linalg typing needs imports toys extremes
+""".split()
 
 SOLVED = """
 from IPython.utils.capture import capture_output
