@@ -127,8 +127,9 @@ def candidates(function, args, ends, lower, upper, along, tries):
 def _of_each(function, lanes):
     """The function of each lane."""
     number = len(lanes[0])
-    filled = [jnp.pad(lane, ((0, -number % SIDE_BY_SIDE), (0, 0))) for lane in lanes]
-    ends = jax.lax.map(function, filled, batch_size=SIDE_BY_SIDE)
+    width = min(number, SIDE_BY_SIDE)
+    filled = [jnp.pad(lane, ((0, -number % width), (0, 0))) for lane in lanes]
+    ends = jax.lax.map(function, filled, batch_size=width)
     return [end[:number] for end in ends]
 
 

@@ -47,4 +47,5 @@ def set_up() -> None:
     """
     matplotlib.style.use(STYLE)
     memory.give_back_after_compilations()
+    gc.collect()  # what is garbage already would stay for ever
     gc.freeze()
