@@ -27,7 +27,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(abspath build/compiled)
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check-env data test quick lint execute workshop talk slides book links benchmark inferno neos arena lock clean
+.PHONY: help lab check-env data test thorough quick lint execute workshop talk slides book links benchmark inferno neos arena lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,13 +46,18 @@ data: $(LAB) ## fetch the public data that tests and notebook 12 read (69 MB, on
 # second flag up to 0.10 only, and stops Python at one that it does not know.
 OLD_XLA = $(shell $(BIN)/python -c 'from importlib.metadata import version; \
 	print("--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."))' 2>/dev/null)
-test quick: export JAX_PLATFORMS = cpu
-test quick: export XLA_FLAGS ?= --xla_backend_optimization_level=1 $(OLD_XLA)
+test thorough quick: export JAX_PLATFORMS = cpu
+test thorough quick: export XLA_FLAGS ?= --xla_backend_optimization_level=1 $(OLD_XLA)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
-test: lint ## check the style, run the tests, and run every notebook against its stored output
-	$(PYTEST) --durations=20 --durations-min=5 \
-		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS) tests
+CHECK_ALL = $(PYTEST) --durations=20 --durations-min=5 \
+	--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg $(NOTEBOOKS) tests
+
+test: lint ## check the style, run every notebook against its stored output, and run the tests
+	$(CHECK_ALL) -m "not thorough"
+
+thorough: lint ## the same, with every case of the tests that take long (an hour and more)
+	$(CHECK_ALL)
 
 quick: lint ## run the tests that do not take long: no notebooks, no browser, no long fits
 	$(PYTEST) -m "not long" tests

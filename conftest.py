@@ -22,7 +22,8 @@ if fetch_data.folder().is_dir():
     # Absolute, because a notebook's kernel works in the notebook's folder.
     os.environ["NABLAB_DATA"] = str(fetch_data.folder())
 
-# What takes longest comes first, so that the workers end together; `make quick` leaves it out.
+# What takes longest comes first, so that the workers end together. `make quick` leaves it out;
+# `make test` runs the first case of each of these tests, and `make thorough` all.
 LONG = """
 browser_lab browser_pages browser_talk real_likelihoods hypotests hard_fits limits histfactory
 posterior workspaces bounds diagnostics profile objectives batch_status bad_models resampling
@@ -45,6 +46,7 @@ def pytest_configure(config):
         "markers", "needs(*wanted): a browser, or one of these files (needs.py)"
     )
     config.addinivalue_line("markers", "long: takes long, and is left out by 'make quick'")
+    config.addinivalue_line("markers", "thorough: is run by 'make thorough' only")
 
 
 def pytest_collection_finish():
@@ -64,9 +66,14 @@ def pytest_collection_modifyitems(config, items):
             skip_without_data(config, cells)
     items[:] = [item for group in by_file.values() for item in group]
     items.sort(key=place)
+    begun = set()
     for item in items:
-        if place(item) < len(LONG):
+        if 0 <= place(item) < len(LONG):
             item.add_marker("long")
+            function = item.path, item.originalname
+            if function in begun:
+                item.add_marker("thorough")
+            begun.add(function)
         for mark in item.iter_markers("needs"):
             if reason := needs.reason_to_skip(*mark.args):
                 item.add_marker(pytest.mark.skip(reason=reason))
