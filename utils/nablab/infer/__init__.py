@@ -20,12 +20,14 @@ from nablab.infer.intervals import feldman_cousins
 from nablab.infer.limits import LimitStatus, expected_upper_limit, upper_limit
 from nablab.infer.minimizer import minimize
 from nablab.infer.mle import best_fit, profile_grid, profile_scan
+from nablab.infer.profile_intervals import ProfileInterval, profile_interval
 from nablab.infer.test_statistics import q0, qmu, qmu_tilde, tmu, tmu_tilde
 
 __all__ = [
     "Certificate",
     "Fit",
     "LimitStatus",
+    "ProfileInterval",
     "Status",
     "adjoint",
     "asimov_data",
@@ -47,6 +49,7 @@ __all__ = [
     "posterior",
     "prefit_widths",
     "profile_grid",
+    "profile_interval",
     "profile_scan",
     "pseudoexperiments",
     "pulls",

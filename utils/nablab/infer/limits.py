@@ -1,8 +1,6 @@
 """Upper limits: the signal strength whose CLs is 0.05, and its derivative in every number.
 
-The limit solves CLs(mu) = 1 - confidence. How it was found does not matter for its derivative: the
-implicit function theorem gives it from the derivatives of CLs at the root, which follow from the
-fits that were made there.
+The limit solves CLs(mu) = 1 - confidence.
 """
 
 from enum import IntEnum
@@ -14,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.infer import bounds
+from nablab.infer import _roots, bounds
 from nablab.infer._calls import compiled
 from nablab.infer.bounds import outside
 from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by, failure, refuse
@@ -23,17 +21,13 @@ from nablab.infer.mle import each, fits, lowest_deviance
 from nablab.model.histfactory import Model
 from nablab.pytrees import pytree
 
-TOLERANCE = 1e-11  # of the limit, relative
-LARGEST_STEP = 3.0  # of the logarithm of the limit: a factor of 20
-MAX_ITERATIONS = 100
-
 
 class LimitStatus(IntEnum):
     """How the search for a limit ended."""
 
-    FOUND = 0
-    BEYOND_BOUND = 1
-    NOT_FOUND = 2
+    FOUND = _roots.FOUND
+    BEYOND_BOUND = _roots.BEYOND_BOUND
+    NOT_FOUND = _roots.NOT_FOUND
     OUTSIDE_BOUNDS = 3
 
 
@@ -236,7 +230,7 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
 
     guess = jnp.full(max(limit_of_dataset) + 1, _first_guess(model, datasets[-1]))
     bound = jnp.log(model.upper[model.poi_index])
-    log_limits, status, ends = _newton(jax.jit(evaluate), *still((guess, near, bound)))
+    log_limits, status, ends = _roots.newton(jax.jit(evaluate), *still((guess, near, bound)))
     ends = Fit(**{**ends, "certificate": Certificate(**ends["certificate"])})
 
     def residual_at_ends(log_limits):
@@ -244,37 +238,16 @@ def _solve(model, datasets, near, minima, limit_of_dataset, residual_of):
 
         def deviance(poi_data_end):
             poi, data, end = poi_data_end
-            return lowest_deviance(model, data, poi, end)
+            return lowest_deviance(model, data, {model.poi_index: poi}, end)
 
         pois = jnp.exp(log_limits)[which]
         return residual(log_limits, each(model, deviance, (pois, datasets, ends)))
 
     no_test = model.fixed[model.poi_index] | outside(model, model.poi_index, 0.0)
     status = jnp.where(no_test, LimitStatus.OUTSIDE_BOUNDS, status)
-    return _attached(residual_at_ends, log_limits, status == LimitStatus.FOUND), status, ends
-
-
-def _attached(residual, log_limits, found):
-    """The limits with all their derivatives; NaN where none was ``found``."""
-
-    def with_zeros(log_limits):
-        return residual(jnp.where(found, log_limits, 0.0))
-
-    def solve_linear(linear, right_hand_side):
-        """A limit depends on no other limit: the Jacobian is diagonal, with 0 where not found."""
-        slope = linear(jnp.ones_like(right_hand_side))
-
-        def divide(_, x):
-            # A limit that was not found has no derivative, but does not spoil those of the others.
-            return jnp.where(x == 0, 0.0, x / jnp.where(slope == 0, jnp.nan, slope))
-
-        return jax.lax.custom_linear_solve(
-            lambda x: slope * x, right_hand_side, divide, symmetric=True
-        )
-
-    log_limits = jnp.where(found, log_limits, jnp.nan)
-    log_limits = jax.lax.custom_root(with_zeros, log_limits, lambda _, x: x, solve_linear)
-    return jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits)
+    found = status == LimitStatus.FOUND
+    log_limits = _roots.attached(residual_at_ends, log_limits, found, jnp.zeros(found.shape))
+    return jnp.where(found, jnp.exp(jnp.where(found, log_limits, 0.0)), log_limits), status, ends
 
 
 def _first_guess(model, asimov):
@@ -286,56 +259,3 @@ def _first_guess(model, asimov):
     strength = jnp.sqrt(jnp.sum((signal / two_sigma) ** 2))
     upper = model.upper[model.poi_index]
     return jnp.log(jnp.where(strength * upper > 1.0, 1.0 / strength, upper))
-
-
-def _newton(evaluate, start, near, bound):
-    """Roots of rising functions, elementwise: Newton steps within a bracket that they narrow.
-
-    The fits of each step start where those of the last one, ``near``, have ended. Roots, NaN where
-    there is none, how the search for each ended, and the fits there.
-    """
-
-    def step(state):
-        x, low, high, count = (state[name] for name in ("x", "low", "high", "count"))
-        value, slope, fit = evaluate(x, state["near"], count == 0)
-        found = jnp.abs(value) <= TOLERANCE
-        beyond = (value < 0) & (x >= bound)
-        done = found | beyond
-        low, high = jnp.where(value < 0, x, low), jnp.where(value < 0, high, x)
-        downhill = jnp.where(value < 0, jnp.inf, -jnp.inf)  # where the slope is of no use
-        move = jnp.where((slope > 0) & jnp.isfinite(value / slope), -value / slope, downhill)
-        trial = x + jnp.clip(move, -LARGEST_STEP, LARGEST_STEP)
-        halve = (trial <= low) | (trial >= high) | ((count > 15) & (count % 2 == 0))
-        halve = halve & jnp.isfinite(high - low)
-        trial = jnp.minimum(jnp.where(halve, (low + high) / 2, trial), bound)
-        status = jnp.where(
-            found,
-            LimitStatus.FOUND,
-            jnp.where(beyond, LimitStatus.BEYOND_BOUND, LimitStatus.NOT_FOUND),
-        )
-        return {
-            "x": jnp.where(done, x, trial),
-            "low": low,
-            "high": high,
-            "near": jnp.where(jnp.isfinite(fit["parameters"]), fit["parameters"], state["near"]),
-            "count": count + 1,
-            "status": status,
-            "fit": fit,
-        }
-
-    def unfinished(state):
-        return (state["status"] == LimitStatus.NOT_FOUND).any() & (state["count"] < MAX_ITERATIONS)
-
-    nothing = jax.eval_shape(evaluate, start, near, jnp.array(True))[2]
-    state = {
-        "x": start,
-        "low": jnp.full_like(start, -jnp.inf),
-        "high": jnp.full_like(start, jnp.inf),
-        "near": near,
-        "count": jnp.zeros((), int),
-        "status": jnp.full(start.shape, LimitStatus.NOT_FOUND, int),
-        "fit": jax.tree.map(lambda field: jnp.zeros(field.shape, field.dtype), nothing),
-    }
-    state = jax.lax.while_loop(unfinished, step, state)
-    found = state["status"] == LimitStatus.FOUND
-    return jnp.where(found, state["x"], jnp.nan), state["status"], state["fit"]

@@ -157,12 +157,16 @@ def _completed(likelihood, init, fixed, result):
 
 
 def lowest_deviance(
-    model: Model, data: Float[Array, "data"], poi: Float[Array, ""], fit: Fit
+    model: Model,
+    data: Float[Array, "data"],
+    held: Mapping[int, Float[Numbers, ""]],
+    fit: Fit,
 ) -> Float[Array, ""]:
-    """The value of ``fit``, a minimum with the parameter of interest held at ``poi``, as a
-    function of the model, the data and ``poi``. How it was found does not count."""
-    start = model.init.at[model.poi_index].set(poi)
-    likelihood = _profile.profile_likelihood(model, data, start, held={model.poi_index})
+    """The value of ``fit``, a minimum with parameters ``held``, as a function of the model, the
+    data and the values to hold. How it was found does not count."""
+    start = _with(model.init, held)
+    model = replace(model, fixed=_with(model.fixed, dict.fromkeys(held, True)))
+    likelihood = _profile.profile_likelihood(model, data, start, held=held)
     end, at = jax.lax.stop_gradient(fit), likelihood.plan.at
     x, fixed, upper = end.parameters[at], model.fixed[at], model.upper[at]
     rest = jnp.where(fixed, model.init[at], jnp.where(x >= upper, upper, model.lower[at]))

@@ -2,6 +2,7 @@
 
 from nablab.judge.calibration import Coverage, coverage
 from nablab.judge.dependence import best_mu, constraints, observed_cls, robustness
+from nablab.judge.expectations import expected_interval, positivity
 from nablab.judge.reports import Report, report
 from nablab.judge.resampling import second_sample
 from nablab.judge.tables import Table, two_digits, with_error
@@ -13,7 +14,9 @@ __all__ = [
     "best_mu",
     "constraints",
     "coverage",
+    "expected_interval",
     "observed_cls",
+    "positivity",
     "report",
     "robustness",
     "second_sample",

@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from nablab.judge.calibration import coverage
 from nablab.judge.dependence import best_mu, constraints, observed_cls, robustness
+from nablab.judge.expectations import expected_interval, positivity
 from nablab.judge.resampling import second_sample
 from nablab.judge.tables import Table
 from nablab.model.histfactory import Model
@@ -71,8 +72,11 @@ def report(
 ) -> Report:
     """Evaluate an analysis on held-out events, soft and hard, with a bootstrap interval.
 
-    With ``model`` the report also has tables, of the model of the held-out events: CLs without
-    signal and best-fit signal strength with signal where the true nuisance parameters are shifted
+    With ``model`` the report also has tables, of the model of the held-out events: the expected
+    uncertainty of the signal strength from its slopes and from the profile likelihood
+    (:func:`~nablab.judge.expectations.expected_interval`), the fewest events that a bin expects
+    (:func:`~nablab.judge.expectations.positivity`), CLs without signal and best-fit signal strength
+    with signal where the true nuisance parameters are shifted
     (:func:`~nablab.judge.dependence.robustness`), the post-fit widths of the nuisance parameters
     (:func:`~nablab.judge.dependence.constraints`), and the coverage of the intervals
     (:func:`~nablab.judge.calibration.coverage`). With ``trained_on`` also what the same tests say
@@ -134,6 +138,8 @@ def _tables(model, params, held_out, trained_on, key, bootstraps):
     right_key, crossed_key, second_key = jax.random.split(key, 3)
     quoted = model(params, held_out)
     tables = [
+        expected_interval(quoted).table,
+        positivity(quoted).table,
         robustness(quoted, observed_cls, mu=0.0).table,
         robustness(quoted, best_mu, mu=1.0).table,
         constraints(quoted).table,

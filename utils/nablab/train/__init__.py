@@ -14,6 +14,7 @@ from nablab.train.objectives import (
     log_generalised_variance,
     log_limit,
     log_p0,
+    negative_rates,
     reversed_gradient,
     s_over_sqrt_b,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "log_limit",
     "log_p0",
     "mlp",
+    "negative_rates",
     "reversed_gradient",
     "s_over_sqrt_b",
     "train",

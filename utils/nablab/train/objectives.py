@@ -16,6 +16,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import diagnostics, hypotests, limits, linalg
 from nablab.model.histfactory import Model
+from nablab.model.positivity import varied_rates
 
 # Fewer background events than this count as this many: the formula diverges at 0.
 SMALLEST_BACKGROUND = 1e-9
@@ -201,6 +202,25 @@ def log_generalised_variance(
     """
     information = diagnostics.information(model, model.parameters(mu))
     return -linalg.log_determinant(information + jnp.diag(model.fixed * 1.0))
+
+
+def negative_rates(
+    model: Model, *, floor: Float[Numbers, ""] | float = 0.0, points: int = 21
+) -> Float[Array, ""]:
+    """How much less than nothing the model expects between its simulated points: a penalty.
+
+    The square of what bins fall below ``floor`` without signal, summed over them and averaged over
+    values of each interpolated parameter within one standard deviation; 0 where none does. An
+    optimiser that may move the templates finds the places where their interpolation is negative,
+    since a fit takes the wall there for a measurement: see the museum of broken gradients.
+
+    Args:
+        model: the likelihood.
+        floor: fewest events that a bin may expect.
+        points: values of each parameter.
+    """
+    rates = varied_rates(model, jnp.linspace(-1.0, 1.0, points))
+    return jnp.sum(jnp.maximum(floor - rates, 0.0) ** 2) / points
 
 
 def dependence(
