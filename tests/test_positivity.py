@@ -10,6 +10,7 @@ import pytest
 
 from nablab import infer, judge, model, train
 from nablab.model.histfactory import from_spec
+from nablab.model.positivity import warn_of_negative
 
 # A quarter of an event that becomes 57 and none: a sextic in between.
 DEEP = {
@@ -32,8 +33,7 @@ def sextic(alpha, down, nominal, up):
 
 
 def test_rates_between_the_simulated_points():
-    with pytest.warns(model.NegativeRates, match=r"bin 0 expects -[0-9.]+ events where 'shape'"):
-        deep = built(DEEP)
+    deep = built(DEEP)
     rates = model.varied_rates(deep, GRID)
     sides = (np.array(DEEP[name])[:, None] for name in ("down", "background", "up"))
     np.testing.assert_allclose(rates, sextic(GRID, *sides).T[None], atol=1e-10)
@@ -41,14 +41,22 @@ def test_rates_between_the_simulated_points():
     assert found.rates[0] == rates.min() < -3.5
     assert found.bins[0] == 0 and found.values[0] == pytest.approx(GRID[rates[0, :, 0].argmin()])
     assert deep.parameter_names[found.parameters[0]] == "shape"
-    with_signal = model.lowest_rates(deep, poi=1.0)
+    with_signal = model.lowest_rates(deep, mu=1.0)
     assert with_signal.rates[0] == pytest.approx(found.rates[0] + 5.0)
+
+
+@pytest.mark.parametrize("fit", [infer.best_fit, infer.cls, infer.upper_limit])
+def test_fits_say_so(fit):
+    deep = built(DEEP)
+    with pytest.warns(model.NegativeRates, match=r"bin 0 expects -[0-9.]+ events where 'shape'"):
+        fit(deep, deep.expected_data(deep.init))
 
 
 def test_straight_lines_stay_positive():
     with warnings.catch_warnings():
         warnings.simplefilter("error", model.NegativeRates)
         straight = built(DEEP, "code0")
+        infer.best_fit(straight, straight.expected_data(straight.init))
     assert model.lowest_rates(straight).rates[0] == 0.0
     assert train.negative_rates(straight) == 0.0
 
@@ -73,6 +81,7 @@ def test_the_warning_comes_where_a_rate_is_negative(seed, code):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = from_spec(spec, codes={"histosys": code})
+        warn_of_negative(found)
     lowest = model.varied_rates(found, GRID).min()
     warned = any(issubclass(w.category, model.NegativeRates) for w in caught)
     assert warned == (lowest < -1e-9), lowest

@@ -143,7 +143,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="confidence"):
         profile_interval(model, data, confidence=68.0)
     with pytest.raises(ValueError, match="holds 'mu' fixed"):
-        profile_interval(replace(model, fixed=model.fixed.at[model.poi_index].set(True)), data, "mu")
+        profile_interval(
+            replace(model, fixed=model.fixed.at[model.poi_index].set(True)), data, "mu"
+        )
     with pytest.raises(ValueError, match="data has shape"):
         profile_interval(model, data[:2])
 

@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 
-from nablab.judge import dependence
+from nablab.judge import dependence, expectations
 from nablab.judge.calibration import coverage
 from nablab.judge.reports import Report, report
 from nablab.judge.resampling import second_sample
@@ -161,7 +161,9 @@ def with_tables():
 
 def test_tables_are_those_of_the_model_of_the_held_out_events(with_tables):
     model = counting_model(PARAMS, HELD_OUT)
-    cls, mu, constraints, own, second, crossed = with_tables.tables
+    interval, positive, cls, mu, constraints, own, second, crossed = with_tables.tables
+    assert interval == expectations.expected_interval(model).table
+    assert positive == expectations.positivity(model).table
     assert cls == dependence.robustness(model, dependence.observed_cls).table
     assert mu == dependence.robustness(model, dependence.best_mu, mu=1.0).table
     assert constraints == dependence.constraints(model).table
@@ -175,12 +177,12 @@ def test_templates_of_the_training_are_tried_on_held_out_events(with_tables):
     trained_on = {name: sample[::2] + 1.0 for name, sample in HELD_OUT.items()}
     numbers = dependence.observed_cls, counting_model, PARAMS
     second = second_sample(*numbers, trained_on, HELD_OUT, key=KEY, bootstraps=20)
-    rows = with_tables.tables[4].rows
+    rows = with_tables.tables[6].rows
     assert [row[1] for row in rows] == [row[1] for row in second.table.rows]
     wrong, truth = (counting_model(PARAMS, events) for events in (trained_on, HELD_OUT))
     expected = coverage(wrong, truth, key=KEY)
     assert expected.verdicts[0] == "too low"
-    shown = float(with_tables.tables[5].rows[0][1].split()[0])
+    shown = float(with_tables.tables[7].rows[0][1].split()[0])
     assert shown == pytest.approx(100 * expected.fractions[0], abs=6)  # other toys
 
 
@@ -193,13 +195,13 @@ def test_tables_are_shown_after_the_quoted_number(with_tables):
     assert parts[1:] == [str(table) for table in with_tables.tables]
     html = with_tables._repr_html_()
     assert html.startswith(without._repr_html_())
-    assert html.count("<table>") == 7
+    assert html.count("<table>") == 9
     assert html.endswith(with_tables.tables[-1]._repr_html_())
 
 
 def test_tables_without_events_of_the_training():
     result = make(hard_fraction, bootstraps=20, model=counting_model)
-    assert len(result.tables) == 4
+    assert len(result.tables) == 6
 
 
 def test_events_of_the_training_need_a_model():

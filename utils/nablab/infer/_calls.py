@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from nablab.infer import bounds
 from nablab.model.histfactory import Model
+from nablab.model.positivity import warn_of_negative
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -34,6 +35,7 @@ def _compiled(function, *, holds, tests):
     @wraps(function)
     def checked(model, data, *args, **kwargs):
         model.check_data(data)
+        warn_of_negative(model)
         if holds:
             given = form.bind(model, data, *args, **kwargs)
             given.apply_defaults()

@@ -19,6 +19,7 @@ from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by
 from nablab.infer.hypotests import BAND, distance_to_median, for_statistic, log_cls, root_of
 from nablab.infer.mle import each, fits, lowest_deviance
 from nablab.model.histfactory import Model
+from nablab.model.positivity import warn_of_negative
 from nablab.pytrees import pytree
 
 
@@ -142,6 +143,7 @@ def expected_upper_limit(
 
 def _check(model, confidence) -> None:
     checks.fraction("confidence", confidence)
+    warn_of_negative(model)
     bounds.check(model, model.poi_index, "the signal strength that a limit is compared with", 0.0)
     bounds.check_free(model, model.poi_index, "find a limit on it")
 

@@ -26,6 +26,7 @@ from nablab.infer.bounds import outside, refused
 from nablab.infer.certificates import Certificate, Fit, Status, all_converged, beaten_by
 from nablab.infer.minimizer import SIDE_BY_SIDE, lowest, minimize
 from nablab.model.histfactory import SMALLEST_RATE, Model
+from nablab.model.positivity import warn_of_negative
 from nablab.pytrees import pytree
 
 
@@ -51,6 +52,7 @@ def best_fit(
             OUTSIDE_BOUNDS.
     """
     model.check_data(data)
+    warn_of_negative(model)
     held = {} if held is None else held
     by_index = {model.index(parameter): value for parameter, value in held.items()}
     if len(by_index) < len(held):

@@ -18,7 +18,7 @@ from nablab import checks
 from nablab.checks import Numbers
 from nablab.infer import _roots, bounds
 from nablab.infer.certificates import Certificate, Fit, all_converged, beaten_by, failure, refuse
-from nablab.infer.mle import each, fits, lowest_deviance
+from nablab.infer.mle import best_fit, each, fits, lowest_deviance
 from nablab.model.histfactory import Model
 from nablab.pytrees import pytree
 
@@ -100,13 +100,13 @@ def profile_interval(
     index = model.index(model.poi_index if parameter is None else parameter)
     bounds.check_free(model, index, "find an interval of it")
     checks.fraction("confidence", confidence)
-    model.check_data(data)
-    return _profile_interval(model, jnp.asarray(data, dtype=float), confidence, index)
+    # A program of its own, the same for all parameters.
+    best = best_fit(model, data)
+    return _around(model, jnp.asarray(data, dtype=float), best, confidence, index)
 
 
 @partial(jax.jit, static_argnames="index")
-def _profile_interval(model, data, confidence, index):
-    best = fits(model, data, {})[0]
+def _around(model, data, best, confidence, index):
     height, middle = ndtri(0.5 * (1.0 + confidence)) ** 2, best.parameters[index]
     limits = jnp.stack([model.lower[index], model.upper[index]])
     values, status, ends = _search(*jax.lax.stop_gradient((model, data, best, height)), index)

@@ -72,15 +72,13 @@ def report(
 ) -> Report:
     """Evaluate an analysis on held-out events, soft and hard, with a bootstrap interval.
 
-    With ``model`` the report also has tables, of the model of the held-out events: the expected
-    uncertainty of the signal strength from its slopes and from the profile likelihood
-    (:func:`~nablab.judge.expectations.expected_interval`), the fewest events that a bin expects
-    (:func:`~nablab.judge.expectations.positivity`), CLs without signal and best-fit signal strength
-    with signal where the true nuisance parameters are shifted
-    (:func:`~nablab.judge.dependence.robustness`), the post-fit widths of the nuisance parameters
-    (:func:`~nablab.judge.dependence.constraints`), and the coverage of the intervals
-    (:func:`~nablab.judge.calibration.coverage`). With ``trained_on`` also what the same tests say
-    of templates from the events of the training, for which the held-out events are a
+    With ``model`` the report also has tables, of the model of the held-out events:
+    :func:`~nablab.judge.expectations.expected_interval`,
+    :func:`~nablab.judge.expectations.positivity`,
+    :func:`~nablab.judge.dependence.robustness` of CLs without and of the best-fit signal strength
+    with signal, :func:`~nablab.judge.dependence.constraints`, and
+    :func:`~nablab.judge.calibration.coverage`. With ``trained_on`` also what the same tests say of
+    templates from the events of the training, for which the held-out events are a
     :func:`~nablab.judge.resampling.second_sample`.
 
     Args:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from nablab import checks
 from nablab.checks import Numbers
-from nablab.model import _specification, interpolation, positivity
+from nablab.model import _specification, interpolation
 from nablab.model._specification import Structure
 from nablab.pytrees import pytree
 
@@ -256,9 +256,7 @@ def from_spec(
     if "measurements" in spec:
         raise ValueError("spec is a workspace: use workspaces.read")
     structure, numbers = _specification.read(spec, poi_name, codes["histosys"], codes["normsys"])
-    model = _possible(Model(structure=structure, **numbers), spec)
-    positivity.warn_of_negative(model)
-    return model
+    return _possible(Model(structure=structure, **numbers), spec)
 
 
 def from_pyhf(model: "pyhf.Model") -> Model:

@@ -7,7 +7,6 @@ wall for a measurement of the nuisance parameter.
 """
 
 import warnings
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nablab.checks import Numbers, is_traced
+from nablab.model.histfactory import Model
 from nablab.pytrees import pytree
-
-if TYPE_CHECKING:
-    from nablab.model.histfactory import Model
 
 POINTS = 81  # from -1 to 1
 
@@ -45,30 +42,30 @@ class LowestRates:
 
 
 def varied_rates(
-    model: "Model",
+    model: Model,
     values: Float[Numbers, "values"],
     *,
-    poi: Float[Numbers, ""] | float = 0.0,
+    mu: Float[Numbers, ""] | float = 0.0,
 ) -> Float[Array, "varied values bins"]:
     """Expected events with one interpolated parameter at each of the values, the others nominal.
 
     Args:
         model: the likelihood.
         values: of the parameter, in pre-fit standard deviations.
-        poi: the parameter of interest, which is left alone.
+        mu: of the parameter of interest, which is not varied.
     """
     which = _varied(model)
-    return jax.vmap(lambda index: _rates_along(model, index, jnp.asarray(values), poi))(which)
+    return jax.vmap(lambda index: _rates_along(model, index, jnp.asarray(values), mu))(which)
 
 
 @jax.jit
-def lowest_rates(model: "Model", *, poi: Float[Numbers, ""] | float = 0.0) -> LowestRates:
+def lowest_rates(model: Model, *, mu: Float[Numbers, ""] | float = 0.0) -> LowestRates:
     """Where the model expects fewest events, within one standard deviation of each parameter.
 
     One parameter is varied at a time, in steps of 1/40. Where two that are varied together make a
     rate negative, this does not see it.
     """
-    return _lowest(model, _varied(model), poi)
+    return _lowest(model, _varied(model), mu)
 
 
 def _varied(model):
@@ -76,16 +73,16 @@ def _varied(model):
     return jnp.asarray(np.setdiff1d(s.interpolated, [] if s.poi_index is None else s.poi_index))
 
 
-def _rates_along(model, index, values, poi):
-    nominal = model.init if model.structure.poi_index is None else model.parameters(poi)
+def _rates_along(model, index, values, mu):
+    nominal = model.init if model.structure.poi_index is None else model.parameters(mu)
     return jax.vmap(lambda value: model.expected_main(nominal.at[index].set(value)))(values)
 
 
-def _lowest(model, which, poi):
+def _lowest(model, which, mu):
     values = jnp.linspace(-1.0, 1.0, POINTS)
 
     def along(index):
-        rates = _rates_along(model, index, values, poi)
+        rates = _rates_along(model, index, values, mu)
         point, place = jnp.unravel_index(jnp.argmin(rates), rates.shape)
         return rates[point, place], place, values[point]
 
@@ -95,7 +92,7 @@ def _lowest(model, which, poi):
 _lowest_of = jax.jit(_lowest)
 
 
-def warn_of_negative(model: "Model") -> None:
+def warn_of_negative(model: Model) -> None:
     """Warn where a model, if its numbers are known, expects less than nothing; see above."""
     s = model.structure
     if not s.shift_parameters.size or is_traced(*jax.tree.leaves(model)):
