@@ -27,7 +27,8 @@ if fetch_data.folder().is_dir():
 LONG = """
 browser_lab browser_pages browser_talk real_likelihoods hypotests hard_fits limits histfactory
 posterior workspaces bounds diagnostics profile objectives batch_status bad_models resampling
-intervals profile_intervals pseudoexperiments reports jittered_models batched_fits arena readme inferno histograms
+intervals profile_intervals pseudoexperiments reports
+jittered_models batched_fits arena readme inferno histograms
 histograms2d gauss_transform joint_training dependence fixed_points checkpoints bad_events splines
 interpolation minimizer probes linalg typing needs imports toys extremes
 """.split()
