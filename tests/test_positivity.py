@@ -1,6 +1,7 @@
 """Templates that go negative between the simulated points are found, penalised and reported."""
 
 import warnings
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,22 @@ def test_fits_say_so(fit):
     deep = built(DEEP)
     with pytest.warns(model.NegativeRates, match=r"bin 0 expects -[0-9.]+ events where 'shape'"):
         fit(deep, deep.expected_data(deep.init))
+
+
+@pytest.mark.parametrize(
+    "expected", [infer.expected_cls, infer.expected_p0, infer.expected_upper_limit]
+)
+def test_expectations_say_so(expected):
+    with pytest.warns(model.NegativeRates):
+        expected(built(DEEP))
+
+
+def test_a_parameter_that_the_model_fixes_is_not_blamed():
+    deep = built(DEEP)
+    fixed = deep.fixed.at[deep.index("shape")].set(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", model.NegativeRates)
+        warn_of_negative(replace(deep, fixed=fixed))
 
 
 def test_straight_lines_stay_positive():

@@ -35,13 +35,14 @@ def _compiled(function, *, holds, tests):
     @wraps(function)
     def checked(model, data, *args, **kwargs):
         model.check_data(data)
-        warn_of_negative(model)
         if holds:
             given = form.bind(model, data, *args, **kwargs)
             given.apply_defaults()
             kind = given.arguments.get("test_statistic", function.__name__)
             within = non_negative(model) if kind.endswith("tilde") else model
             check_held(within, function.__name__, holds, given.arguments, tests=tests)
+        else:
+            warn_of_negative(model)
         return jitted(model, jnp.asarray(data, dtype=float), *args, **kwargs)
 
     return checked
@@ -49,7 +50,8 @@ def _compiled(function, *, holds, tests):
 
 def check_held(model, caller, holds, arguments, *, tests=True) -> None:
     """Raise ``ValueError`` where a signal strength that is to be held is out of bounds, or where
-    one that is to be tested is not free."""
+    one that is to be tested is not free; warn of a model whose fits are not to be trusted."""
+    warn_of_negative(model)
     for held in holds:
         if isinstance(held, str):
             bounds.check(model, model.poi_index, held, arguments[held])

@@ -102,6 +102,7 @@ def warn_of_negative(model: Model) -> None:
     there = s.shift_parameters[:, s.cell_sample]
     deep = np.maximum(abs(up - nominal), abs(nominal - down)) > nominal
     candidates = np.unique(there[deep & (there >= 0)])
+    candidates = candidates[~np.asarray(model.fixed)[candidates]]
     if not candidates.size:
         return
     with jax.ensure_compile_time_eval():

@@ -212,7 +212,7 @@ def negative_rates(
     The square of what bins fall below ``floor`` without signal, summed over them and averaged over
     values of each interpolated parameter within one standard deviation; 0 where none does. An
     optimiser that may move the templates finds the places where their interpolation is negative,
-    since a fit takes the wall there for a measurement: see the museum of broken gradients.
+    since a fit takes the wall there for a measurement.
 
     Args:
         model: the likelihood.
