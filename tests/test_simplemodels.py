@@ -36,3 +36,12 @@ def test_a_traced_yield_has_a_derivative():
 
     slopes = jax.jit(jax.grad(median))(jnp.array([50.0, 52.0]))
     assert np.all(np.isfinite(slopes)) and np.all(np.array(slopes) != 0)
+
+
+def test_straight_lines_between_the_simulated_points():
+    found = simplemodels.correlated_background(
+        *YIELDS["correlated_background"], codes={"histosys": "code0"}
+    )
+    alpha = found.parameter_names.index("correlated_bkg_uncertainty")
+    at = found.parameters(0.0).at[alpha].set(-0.5)
+    np.testing.assert_allclose(found.expected_main(at), [52.5, 49.5], rtol=1e-12)

@@ -22,26 +22,35 @@ def uncorrelated_background(signal: Column, bkg: Column, bkg_uncertainty: Column
     return _signal_and(signal, bkg, per_bin)
 
 
-def correlated_background(signal: Column, bkg: Column, bkg_up: Column, bkg_down: Column) -> Model:
+def correlated_background(
+    signal: Column,
+    bkg: Column,
+    bkg_up: Column,
+    bkg_down: Column,
+    *,
+    codes: dict[str, str] | None = None,
+) -> Model:
     """Signal on a background whose shape follows one parameter in all bins.
 
     Args:
         signal, bkg: expected events of each bin.
         bkg_up, bkg_down: the background where ``correlated_bkg_uncertainty`` is +1 and -1 standard
             deviation.
+        codes: interpolation codes, as :func:`nablab.model.histfactory.from_spec` takes them.
 
     Raises:
         ValueError: as :func:`nablab.model.histfactory.from_spec`.
     """
     sides = {"hi_data": bkg_up, "lo_data": bkg_down}
     shape = {"name": "correlated_bkg_uncertainty", "type": "histosys", "data": sides}
-    return _signal_and(signal, bkg, shape)
+    return _signal_and(signal, bkg, shape, codes)
 
 
-def _signal_and(signal, bkg, uncertainty) -> Model:
+def _signal_and(signal, bkg, uncertainty, codes=None) -> Model:
     strength = {"name": "mu", "type": "normfactor", "data": None}
     samples = [
         {"name": "signal", "data": signal, "modifiers": [strength]},
         {"name": "background", "data": bkg, "modifiers": [uncertainty]},
     ]
-    return from_spec({"channels": [{"name": "single_channel", "samples": samples}]})
+    channels = [{"name": "single_channel", "samples": samples}]
+    return from_spec({"channels": channels}, codes=codes)
