@@ -161,10 +161,19 @@ def test_operations_on_the_gradient_histogram_are_gradients(summary, histograms)
         np.testing.assert_allclose(of_histogram(histograms[name]), expected, rtol=1e-11)
 
 
-def test_rebinned_gradient_histogram_adds_variances(gradients, histograms):
+def test_to_hist_says_that_its_variances_do_not_add_up(gradients, histograms):
+    """hist adds the variances of merged bins; those of a gradient are far from independent."""
     rebinned = Counts.from_hist(histograms["mean"][:: hist.rebin(3)])
-    np.testing.assert_allclose(rebinned.variances, gradients["mean"].variances.reshape(2, 3).sum(1))
     np.testing.assert_array_equal(rebinned.edges, EDGES[::3])
+
+    def wide(parameters, x):
+        x = parameters["mean"] + parameters["width"] * x
+        return kde_counts(x, EDGES[::3], bandwidth=0.3)
+
+    right = gradient_counts(wide, PARAMETERS, EVENTS)["mean"]
+    np.testing.assert_allclose(rebinned.values, right.values, rtol=1e-11)
+    assert np.all(rebinned.variances > 2 * np.asarray(right.variances))
+    assert "nablab.relax.covariance" in Counts.to_hist.__doc__
 
 
 def test_array_of_parameters_and_two_dimensions():

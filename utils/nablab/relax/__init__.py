@@ -14,6 +14,7 @@ from nablab.relax.cuts import (
 from nablab.relax.edges import ordered_edges
 from nablab.relax.estimators import (
     boundary_gradient,
+    covariance,
     gradient_counts,
     score_function_gradient,
     straight_through,
@@ -28,6 +29,7 @@ __all__ = [
     "boundary_gradient",
     "choose_bandwidth",
     "choose_slope",
+    "covariance",
     "gradient_counts",
     "hard_counts",
     "hard_counts_2d",

@@ -3,7 +3,9 @@
 Any library that speaks the unified histogram interface (UHI, https://uhi.readthedocs.io) can be
 read: hist, boost-histogram, uproot. A derivative of counts is additive over bins like the counts
 are; so once it is a histogram too, slicing, rebinning and summing it gives the derivative of the
-sliced, rebinned and summed counts. None of the conversions works under ``jit``.
+sliced, rebinned and summed counts. Variances add up for hard counts only: bins of soft counts and
+of derivatives share events, and of merged ones :func:`nablab.relax.covariance` knows the variance.
+None of the conversions works under ``jit``.
 """
 
 from collections.abc import Sequence
@@ -36,6 +38,12 @@ class Counts(NamedTuple):
 
     def to_hist(self, *, name: str | Sequence[str] = "", label: str = "") -> "hist.Hist":
         """A histogram with ``Weight`` storage: values of either sign, and variances.
+
+        Mind that ``hist`` adds variances when bins are merged or summed, as if they were
+        independent. That is right for hard counts. Neighbouring bins of soft counts share events,
+        so that their sum varies by more; those of a gradient share an edge, and what leaves one
+        enters the other: by less, the sum of all bins by almost nothing. Rebin the values, and take
+        the variances from :func:`nablab.relax.covariance`, or count again with the wider bins.
 
         Args:
             name: name of the observable, which labels the axis; in two dimensions a pair.

@@ -1,4 +1,4 @@
-"""Gradients of hard cuts and hard counts, without the bias of a soft one.
+"""Gradients of hard cuts and hard counts, without the bias of a soft one, and their noise.
 
 The expected count above a cut is smooth although every count jumps. Three ways to its derivative:
 the density at the boundary (exact, where the density is known), the score function (unbiased for
@@ -17,7 +17,7 @@ from nablab.checks import Column, Numbers
 from nablab.relax._blocks import sum_in_blocks
 from nablab.relax.counts import Counts
 
-BLOCK = 256  # events at a time in gradient_counts, where each has its own bins x parameters
+BLOCK = 256  # events at a time where each has its own bins x parameters
 
 
 def straight_through(
@@ -96,7 +96,9 @@ def gradient_counts(
     Returns:
         The tree of ``parameters`` with Counts for each leaf: ``values`` are the derivatives
         (signed), in the shape of the counts, behind the shape of the leaf. ``to_hist`` makes a
-        histogram of each. Works under ``jit``, ``grad`` and ``vmap``.
+        histogram of each. Works under ``jit``, ``grad`` and ``vmap``. ``variances`` hold no
+        covariance: what leaves a bin enters its neighbour, and of merged bins the variance is not
+        the sum. :func:`covariance` has it.
     """
     parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=float), parameters)
     events = jax.tree.map(jnp.asarray, events)
@@ -118,6 +120,49 @@ def gradient_counts(
     edges = counts(parameters, jax.tree.map(lambda array: array[:1], events)).edges
     sums = sum_in_blocks(of_block, events, size=BLOCK)
     return jax.tree.unflatten(structure, [Counts(*part, edges) for part in sums])
+
+
+def covariance(counts: Callable[[PyTree], Counts | Array], events: PyTree) -> Array:
+    """Covariance between the bins of soft counts, of a gradient, of any sum over events.
+
+    An event that contributes to several bins makes them fluctuate together. With the contribution
+    c_k(x_i) of event i to bin k, and a Poisson number of independent events, ::
+
+        cov_kl = sum_i c_k(x_i) c_l(x_i).
+
+    The diagonal are the variances of ``Counts``. The variance of merged bins is the sum over the
+    block of their elements; that of any function of the counts with gradient u is u . cov . u.
+
+        covariance(lambda x: kde_counts(x, edges, bandwidth=0.3), x)
+        covariance(lambda x: gradient_counts(shifted_counts, {"shift": 0.0}, x)["shift"], x)
+
+    Args:
+        counts: function of events that returns Counts or an array of any shape, which is a sum over
+            them. It is called with one event at a time, in blocks: memory does not grow with
+            events x bins.
+        events: array, or tree of arrays, whose first axis counts the events, weights among them.
+
+    Returns:
+        The covariance, in the shape of the counts twice, such as [bins, bins], in the square of
+        their unit. Works under ``jit``, ``grad`` and ``vmap``.
+
+    Raises:
+        ValueError: an entry of ``events`` is not finite. Under ``jit`` counts that are NaN then
+            give a covariance of NaN.
+    """
+    events = jax.tree.map(jnp.asarray, events)
+    for array in jax.tree.leaves(events):
+        checks.finite("events", array)
+
+    def of_one_event(event):
+        total = counts(jax.tree.map(lambda array: array[None], event))
+        return total.values if isinstance(total, Counts) else total
+
+    def of_block(block):
+        parts = jax.vmap(of_one_event)(block)
+        return jnp.tensordot(parts, parts, axes=(0, 0))
+
+    return sum_in_blocks(of_block, events, size=BLOCK)
 
 
 def score_function_gradient(
