@@ -27,7 +27,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(abspath build/compiled)
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check-env data test thorough quick lint execute workshop talk slides book links benchmark inferno neos arena lock clean
+.PHONY: help lab check-env data test thorough quick lint execute workshop talk slides book links benchmark inferno neos arena open-data lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -90,7 +90,7 @@ workshop: $(LAB) ## write the participants' and the teachers' notebooks to build
 	$(BIN)/python tools/workshop.py
 
 # What takes long has a target of its own, or is called by hand (RESULTS.md says how).
-LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py hub.py browser.py minima.py \
+LONG_ONES := $(addprefix tests/benchmarks/,inferno.py neos_table.py arena_training.py open_data_training.py hub.py browser.py minima.py \
 	lapack.py)
 OTHER_PYTHON := tests/benchmarks/evermore_fit.py
 benchmark: export JAX_PLATFORMS = cpu
@@ -111,6 +111,10 @@ neos: $(INSTALLED) ## train the table of neos, 105 times (half an hour; goes on 
 arena: export JAX_PLATFORMS = cpu
 arena: $(INSTALLED) ## train what notebook 10 shows, 80 times (10 minutes; goes on where it was interrupted)
 	$(BIN)/python tests/benchmarks/arena_training.py
+
+open-data: export JAX_PLATFORMS = cpu
+open-data: $(INSTALLED) ## train what notebook 12 shows, 96 times (6 minutes; goes on where it was interrupted)
+	$(BIN)/python tests/benchmarks/open_data_training.py
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer versions)
 	uv pip compile pyproject.toml --extra test --extra site --universal --python-version 3.11 \
