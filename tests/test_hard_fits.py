@@ -201,3 +201,29 @@ def test_a_fit_that_starts_where_nothing_is_expected():
     lowest = scipy.optimize.minimize_scalar(deviance, bounds=(-1e-3, -1e-6), method="bounded")
     expected = scipy.stats.norm.sf(np.sqrt(lowest.fun))
     assert float(found.median) == pytest.approx(expected, rel=1e-6)
+
+
+UNFILLED = {  # background of three bins, down, up; signal: of trainings that emptied their bins
+    "down": ([0.0, 0.0, 0.002], [5.868, 3.34, 4.35], [0.0, 0.0, 0.0], [0.0, 0.0008, 0.0]),
+    "up": ([0.0, 0.0, 0.002], [0.0, 0.0, 0.0], [13.268, 5.426, 6.49], [0.0004, 0.0008, 0.0004]),
+}
+
+
+@pytest.mark.parametrize("side", UNFILLED)
+@pytest.mark.parametrize("code", ["code0", "code2", "code4p"])
+def test_a_kink_beside_a_wall_is_no_arrival(side, code):
+    """With straight lines one side of 0 has no likelihood: the right number, or one not sure."""
+    nominal, down, up, signal = ([*v, 100 - sum(v)] for v in UNFILLED[side])
+    signal = [*signal[:3], 20 - sum(signal[:3])]
+    shape = {"lo_data": down, "hi_data": up}
+    background = (nominal, [models.modifier("histosys", "alpha", shape)])
+    channel = models.channel("c", s=(signal, [models.MU]), b=background)
+    model = from_spec({"channels": [channel]}, codes={"histosys": code})
+    found = jax.jit(hypotests.expected_p0)(model)
+    alphas = np.concatenate([-np.geomspace(1e-8, 1, 4001), np.geomspace(1e-8, 1, 4001)])
+    at = np.tile(model.parameters(0.0), (len(alphas), 1))
+    at[:, 1 - model.poi_index] = alphas
+    data = model.expected_data(model.parameters(1.0))
+    expected = scipy.stats.norm.sf(np.sqrt(jax.vmap(model.deviance, (0, None))(at, data).min()))
+    assert not found.converged or float(found.median) == pytest.approx(expected, rel=1e-4)
+    assert found.converged or (side, code) == ("down", "code0")

@@ -83,8 +83,10 @@ def _step(expansion, args, tolerance, state, lower, upper):
     active = active | (lower == upper)
     scale = curvatures(hessian)
     norm = gradient_norm(gradient, active, scale)
-    # Where whole steps no longer lower it, the gradient is all rounding errors.
-    stalled = good & full & (norm > 0.5 * state.norm) & (state.count > 0)
+    # Where whole steps no longer lower it, the gradient is all rounding errors. One that has grown
+    # to something else is that of the other side of a kink.
+    same = (norm > 0.5 * state.norm) & (norm < 1e3 * state.norm)
+    stalled = good & full & same & (state.count > 0)
     whole = (state.length < state.radius) & (state.predicted < STALLED)
     done = ((norm <= tolerance) | (stalled & whole)) & ~jnp.asarray(far)
     unit = 1.0 / jnp.sqrt(scale)

@@ -147,15 +147,27 @@ def _completed(likelihood, init, fixed, result):
     at_bound = (best <= model.lower) | (best >= model.upper)
     at_bound = put(at_bound, at, result.certificate.at_bound) & ~fixed
     # Data in a bin where none are expected have no likelihood. One signal strength may make
-    # them impossible, which is a result; where all do, something is wrong.
+    # them impossible, which is a result; where all do, or where the fit has only gone to the wrong
+    # side of a kink, something is wrong.
     impossible = data[: model.structure.main_bins] > 0
     impossible &= model.expected_main(best) <= SMALLEST_RATE
     poi = model.structure.poi_index  # None where the model has none
-    nothing_fits = impossible.any() & ~(False if poi is None else fixed[poi])
+    a_result = (False if poi is None else fixed[poi]) & ~_can_be_filled(model, best)
+    nothing_fits = (impossible & ~a_result).any()
     status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
     flattest = put(jnp.zeros(best.shape), at, result.certificate.flattest)
     certificate = replace(result.certificate, at_bound=at_bound, status=status, flattest=flattest)
     return Fit(best, result.value, certificate)
+
+
+def _can_be_filled(model, parameters):
+    """Bins that expect events at some simulated point of their variations, the rest held."""
+    s = model.structure
+    if not s.shift_parameters.size:
+        return jnp.zeros(s.main_bins, bool)
+    varied = jnp.maximum(model.shift_up, model.shift_down).max(axis=0)
+    most = replace(model, nominal=jnp.maximum(model.nominal, varied))
+    return most.expected_main(parameters.at[s.interpolated].set(0.0)) > SMALLEST_RATE
 
 
 def lowest_deviance(
