@@ -109,7 +109,7 @@ neos: $(INSTALLED) ## train the table of neos, 105 times (half an hour; goes on 
 	$(BIN)/python tests/benchmarks/neos_table.py
 
 arena: export JAX_PLATFORMS = cpu
-arena: $(INSTALLED) ## train what notebook 10 shows, 80 times (10 minutes; goes on where it was interrupted)
+arena: $(INSTALLED) ## train what notebook 10 shows (under an hour; goes on where it was interrupted)
 	$(BIN)/python tests/benchmarks/arena_training.py
 
 open-data: export JAX_PLATFORMS = cpu

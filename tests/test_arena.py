@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import nbformat
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -44,12 +45,13 @@ def of_competitor(name, batch=1000):
 def test_stored_trainings_are_those_of_the_page(page):
     now = {
         "trainings": arena_training.fingerprint(arena_training.DEFINITIONS),
-        "bayes": arena_training.fingerprint(arena_training.BOXES),
+        "games": arena_training.fingerprint(arena_training.BOXES),
     }
     assert STORED["fingerprints"] == now, "the cells have changed: call `make arena`"
     found = {(row["competitor"], row["batch"], row["seed"]) for row in STORED["trainings"]}
     wanted = {(name, 1000, seed) for name in page["COMPETITORS"] for seed in range(5)}
     wanted |= {(name, 50, seed) for name in ("cross-entropy", "CLs") for seed in range(5)}
+    wanted |= {(f"{name} + edges", 1000, seed) for name in page["SCANNED"] for seed in range(5)}
     assert found == wanted
     assert len(STORED["trainings"]) == len(wanted)
 
@@ -60,15 +62,65 @@ def test_stored_metrics_follow_from_the_stored_histograms(page):
         assert {name: len(values) for name, values in counts.items()} == dict.fromkeys(counts, 4)
         for name, values in counts.items():
             assert values.sum() == pytest.approx(page["EXPECTED"][name], rel=1e-9)
-        again = arena_training.metrics(page, row["histograms"])
-        assert again == pytest.approx(row["metrics"], rel=1e-5)
+        if row["seed"] == 0:
+            again = arena_training.metrics(page, row["histograms"])
+            assert again == pytest.approx(row["metrics"], rel=1e-5, abs=1e-9, nan_ok=True)
 
 
 def test_nothing_is_below_the_bounds():
     for row in STORED["trainings"]:
         for metric, bound in BOUNDS.items():
-            assert row["metrics"][metric] > bound, (row["competitor"], row["seed"], metric)
-        assert 0 < row["metrics"]["sigma_alpha"] <= 1
+            where = row["competitor"], row["seed"], metric
+            unfitted = where[0] == "generalised variance" and np.isnan(row["metrics"][metric])
+            assert unfitted or row["metrics"][metric] > bound, where
+        assert 0 <= row["metrics"]["failed fits"] <= 1
+
+
+def test_the_lowest_rate_against_a_scan(page):
+    """Code 4p written out, at the same values of alpha."""
+    for row in STORED["trainings"]:
+        h = {name: np.array(values) for name, values in row["histograms"].items()}
+        alpha = np.linspace(-1, 1, 81)[:, None]
+        odd, even = (h["up"] - h["down"]) / 2, (h["up"] + h["down"]) / 16 - h["background"] / 8
+        moved = alpha * odd + even * alpha**2 * (15 - 10 * alpha**2 + 3 * alpha**4)
+        lowest = (h["background"] + moved).min()
+        assert row["metrics"]["lowest rate"] == pytest.approx(lowest, rel=1e-6, abs=1e-9)
+
+
+def test_cls_over_the_prior_against_scans(page):
+    """Both fits by a scan of mu and alpha, for the first networks trained on CLs and on p0."""
+    scans = np.linspace(-5, 5, 1001)
+    for name in ("CLs", "Asimov Z, sigma_b"):
+        row = next(row for row in STORED["trainings"] if row["competitor"] == name)
+        found = page["likelihood"]({n: np.array(v) for n, v in row["histograms"].items()})
+        alphas = np.array(page["spread"](41))
+        theirs = np.median([scanned_cls(found, alpha, scans) for alpha in alphas[::4]])
+        ours = np.median([float(page["cls_at"](found, a).observed) for a in alphas[::4]])
+        assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def scanned_cls(found, alpha, scans):
+    """Observed CLs of mu = 1, all fits by scans of alpha and, for the best, of mu."""
+    at = 1 - found.poi_index
+    seen = found.expected_main(found.parameters(0.0).at[at].set(alpha))
+    data = jnp.append(jnp.maximum(seen, 0.0), 0.0)
+
+    @jax.jit
+    def deviance(mu, data):
+        points = jnp.tile(found.parameters(mu), (len(scans), 1)).at[:, at].set(scans)
+        return jax.vmap(found.deviance, in_axes=(0, None))(points, data)
+
+    at_mu = {mu: deviance(mu, data) for mu in (0.0, 1.0)}
+    best = min(float(deviance(mu, data).min()) for mu in np.linspace(0, 1, 201))
+    q = max(float(at_mu[1.0].min()) - best, 0.0)
+    fitted = float(scans[int(at_mu[0.0].argmin())])
+    expected = found.expected_data(found.parameters(0.0).at[at].set(fitted))
+    q_asimov = float(deviance(1.0, expected).min() - deviance(0.0, expected).min())
+    if q > q_asimov:
+        x = (q + q_asimov) / (2 * np.sqrt(q_asimov)), (q - q_asimov) / (2 * np.sqrt(q_asimov))
+    else:
+        x = np.sqrt(q), np.sqrt(q) - np.sqrt(q_asimov)
+    return norm.sf(x[0]) / norm.sf(x[1])
 
 
 def test_each_inference_aware_objective_wins_on_its_own_metric():
@@ -164,14 +216,43 @@ def test_flat_and_tilted_landscapes(page):
     assert value["with variations"](9.0, 9.0) < value["with variations"](0.0, 0.0)
 
 
-def test_records_of_bayesian_optimisation():
-    assert [row["cuts"] for row in STORED["bayes"]] == [1, 5, 20]
-    best = {1: 2.85, 5: 2.50, 20: 4.60}
-    for row in STORED["bayes"]:
-        records = np.array(row["significance"])
-        assert records.shape == (3, 40)
-        assert np.all((records >= 0) & (records < 1.005 * best[row["cuts"]]))
+def test_games_are_complete_and_below_the_best_possible():
+    marks, seen = STORED["marks"], {}
+    assert marks == arena_training.MARKS
+    for game in STORED["games"]:
+        shares = np.array(game["shares"])
+        assert shares.shape == (8, len(marks)) and len(game["needed"]) == 8
+        assert np.all((shares >= 0) & (shares < 1.005))
+        seen.setdefault(game["cuts"], set()).add(game["player"])
+        arrived = (shares >= arena_training.WANTED + 0.001).any(axis=1)
+        assert all(needed for needed, there in zip(game["needed"], arrived, strict=True) if there)
+    everybody = seen[5]
+    assert seen == {1: everybody, 5: everybody, 20: everybody - {"scan"}}
+    assert len(everybody) == 15
 
 
 def test_file_is_small():
     assert (BENCHMARKS / "arena.json").stat().st_size <= 300_000
+
+
+def test_answers_of_the_talk():
+    """Its backup slides quote medians of what is stored, and what cells of notebook 11 print."""
+    talk = nbformat.read(Path(__file__).parents[1] / "talk" / "talk.ipynb", as_version=4)
+    said = " ".join(c.source for c in talk.cells if c.id.startswith("backup-questions"))
+
+    def quoted(name, metric):
+        mantissa, power = f"{np.median(of_competitor(name)[metric]):.1e}".split("e")
+        return rf"${mantissa}\cdot10^{{{int(power)}}}$"
+
+    for name in ("cross-entropy", "cross-entropy + edges", "with adversary + edges", "CLs"):
+        assert quoted(name, "CLs") in said
+    assert f"{np.median(of_competitor('CLs')['over the prior']):.2f} trained on CLs" in said
+    limits = [np.median(of_competitor(n)["upper limit"]) for n in ("with adversary + edges", "CLs")]
+    assert "{:.2f} for {:.2f}".format(*limits) in said.replace("\n", " ")
+    assert f"{of_competitor('p0')['lowest rate'].min():.1f}" in said
+    for player in ("gradient", "CMA-ES", "Powell"):
+        (game,) = (
+            g for g in STORED["games"] if (g["cuts"], g["player"]) == (20, f"{player}, slope 5")
+        )
+        assert f"{np.median(np.array(game['shares'])[:, -1]):.0%}".replace("%", " %") in said
+        assert f"{np.median([n for n in game['needed'] if n]):.0f}" in said

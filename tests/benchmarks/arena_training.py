@@ -1,8 +1,8 @@
 """What takes too long for notebook 10: every objective on the problem of neos, five seeds each.
 
 ``make arena`` trains what the notebook defines: it runs the notebook's own cells up to the
-competitors, so that page and table cannot differ. It also records the Bayesian optimisation of the
-second part. After every piece the results go to ``arena.json`` beside this file, and after an
+competitors, so that page and table cannot differ. It also plays the tournament of the second
+part. After every piece the results go to ``arena.json`` beside this file, and after an
 interruption it goes on from there; a change of those cells starts it anew. The notebook shows the
 results.
 """
@@ -24,16 +24,18 @@ RESULTS = Path(__file__).with_name("arena.json")
 IMPORTS = "imports"
 DEFINITIONS = (
     "samples", "start", "logits", "histograms", "likelihood", "classifiers", "penalty",
-    "adversary", "formulae", "formula-uncertain", "on-bins", "on-model", "objectives",
-    "competitors", "adam", "train", "judge", "judge-parts",
+    "adversary", "formulae", "formula-uncertain", "on-bins", "on-model", "guarded", "over-prior",
+    "objectives", "competitors", "adam", "train", "judge", "judge-parts", "edges",
 )  # fmt: skip
 BOXES = (
     "boxes-sample", "boxes-significance", "boxes-weights", "boxes-soft", "boxes-truth",
     "boxes-best", "players-simple", "players-simplex", "players-evolution", "players-bayes",
-    "players", "play", "so-far",
+    "players", "play", "so-far", "gradient-steps", "gradient-player", "tournament",
 )  # fmt: skip
 SEEDS, BATCH, SMALL_BATCH = range(5), 1000, 50
-SAMPLES_OF_BAYES = 3
+# After how many evaluations the curve of a game is stored, and what counts as having arrived.
+MARKS = [1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 55, 75, 100, 140, 200, 300, 400, 550, 750, 1000]
+WANTED = 0.95
 # The decision map of the first seed: points along each side, from -6 to 6 as in the pictures.
 MAP_POINTS = 41
 PACKAGES = ("jax", "optax", "flax", "numpy", "scipy", "bayesian-optimization")
@@ -59,9 +61,9 @@ def page(cells) -> dict:
     return names
 
 
-def histograms(names, params):
+def histograms(names, params, *edges):
     """Expected events; four decimals are exact for the numbers of held-out events."""
-    found = names["hard_bins"](params, names["held_out"])
+    found = names["hard_bins"](params, names["held_out"], *edges)
     return {name: np.round(np.asarray(counts), 4).tolist() for name, counts in found.items()}
 
 
@@ -96,7 +98,18 @@ def compete(names, competitor, batch):
         if seed == SEEDS[0] and batch == BATCH:
             row["map"] = decision_map(names, by_step[names["STEPS"]])
         rows.append(row | {"cpu_seconds": round(seconds / len(SEEDS), 2)})
+        if competitor in names["SCANNED"] and batch == BATCH:
+            rows.append(with_edges(names, row, by_step[names["STEPS"]]))
     return rows
+
+
+def with_edges(names, row, params):
+    """The same network with the best of the random bin edges."""
+    edges = names["best_edges"](params)
+    found = histograms(names, params, edges)
+    named = {"competitor": f"{row['competitor']} + edges", "batch": row["batch"]}
+    named |= {"seed": row["seed"], "edges": [float(f"{edge:.7g}") for edge in edges]}
+    return named | {"metrics": metrics(names, found), "histograms": found}
 
 
 def store(results):
@@ -106,10 +119,11 @@ def store(results):
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, JAX on the CPU",
         "versions": {name: version(name) for name in PACKAGES},
         "map_points": MAP_POINTS,
+        "marks": MARKS,
     }
-    head |= {"fingerprints": {"trainings": fingerprint(DEFINITIONS), "bayes": fingerprint(BOXES)}}
+    head |= {"fingerprints": {"trainings": fingerprint(DEFINITIONS), "games": fingerprint(BOXES)}}
     pieces = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    for key in ("trainings", "bayes"):
+    for key in ("trainings", "games"):
         lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in results[key])
         pieces.append(f' "{key}": [\n{lines}\n ]')
     unfinished = RESULTS.with_suffix(".unfinished")
@@ -124,7 +138,7 @@ def from_before():
         if RESULTS.exists()
         else {"fingerprints": {}}
     )
-    now = {"trainings": fingerprint(DEFINITIONS), "bayes": fingerprint(BOXES)}
+    now = {"trainings": fingerprint(DEFINITIONS), "games": fingerprint(BOXES)}
     return {
         key: stored[key] if stored["fingerprints"].get(key) == mark else []
         for key, mark in now.items()
@@ -146,22 +160,22 @@ def train_all(results, began):
             report(began, f"{competitor:24} batch {batch:4d}, CLs {cls}")
 
 
-def ask_bayes(results, began):
-    """The true significance of the best cuts so far, after each evaluation."""
+def play_all(results, began):
+    """The true significance of the best cuts so far, as a share of the best possible one."""
     names = page(BOXES)
-    have = {row["cuts"] for row in results["bayes"]}
-    for cuts in names["best"]:
-        if cuts not in have:
-            start = time.process_time()
-            records = [
-                names["play"](names["bayes"], cuts, sample)[: names["BUDGET_OF_BAYES"]]
-                for sample in range(SAMPLES_OF_BAYES)
-            ]
-            seconds = (time.process_time() - start) / SAMPLES_OF_BAYES
-            found = {"cuts": cuts, "cpu_seconds": round(seconds, 1)}
-            results["bayes"].append(found | {"significance": np.round(records, 4).tolist()})
+    have = {(game["cuts"], game["player"]) for game in results["games"]}
+    for cuts, best in names["best"].items():
+        for player, game in names["games"](cuts).items():
+            if (cuts, player) in have:
+                continue
+            shares = np.array([game(sample) for sample in range(names["SAMPLES"])]) / best
+            arrived = [np.flatnonzero(share >= WANTED) for share in shares]
+            row = {"cuts": cuts, "player": player}
+            row["needed"] = [int(when[0]) + 1 if when.size else None for when in arrived]
+            row["shares"] = np.round(shares[:, np.array(MARKS) - 1], 3).tolist()
+            results["games"].append(row)
             store(results)
-            report(began, f"Bayesian optimisation, {cuts} cuts")
+            report(began, f"{cuts} cuts, {player}: ends at {np.median(shares[:, -1]):.3f}")
 
 
 def report(began, text):
@@ -171,7 +185,7 @@ def report(began, text):
 def main():
     results, began = from_before(), time.monotonic()
     train_all(results, began)
-    ask_bayes(results, began)
+    play_all(results, began)
 
 
 if __name__ == "__main__":
