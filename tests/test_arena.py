@@ -227,7 +227,7 @@ def test_games_are_complete_and_below_the_best_possible():
         arrived = (shares >= arena_training.WANTED + 0.001).any(axis=1)
         assert all(needed for needed, there in zip(game["needed"], arrived, strict=True) if there)
     everybody = seen[5]
-    assert seen == {1: everybody, 5: everybody, 20: everybody - {"scan"}}
+    assert seen == {1: everybody, 5: everybody, 20: everybody - {"scan", "Bayes"}}
     assert len(everybody) == 15
 
 
