@@ -227,3 +227,17 @@ def test_a_kink_beside_a_wall_is_no_arrival(side, code):
     expected = scipy.stats.norm.sf(np.sqrt(jax.vmap(model.deviance, (0, None))(at, data).min()))
     assert not found.converged or float(found.median) == pytest.approx(expected, rel=1e-4)
     assert found.converged or (side, code) == ("down", "code0")
+
+
+@pytest.mark.parametrize("held", [{"mu": 0.0}, {"mu": 0.0, "alpha": 0.5}])
+def test_what_is_held_cannot_fill_a_bin(held):
+    """With alpha held on the side without background, mu = 0 is impossible: that is a result."""
+    shape = {"lo_data": [5.0, 95.0], "hi_data": [0.0, 100.0]}
+    background = ([0.0, 100.0], [models.modifier("histosys", "alpha", shape)])
+    channel = models.channel("c", s=([1.0, 9.0], [models.MU]), b=background)
+    model = from_spec({"channels": [channel]}, codes={"histosys": "code0"})
+    data = model.expected_data(model.parameters(1.0))
+    fit = mle.best_fit(model, data, held=held)
+    filled = float(model.expected_main(fit.parameters)[0]) > 0
+    assert filled == ("alpha" not in held)
+    assert fit.certificate.status == Status.CONVERGED

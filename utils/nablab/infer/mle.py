@@ -152,7 +152,7 @@ def _completed(likelihood, init, fixed, result):
     impossible = data[: model.structure.main_bins] > 0
     impossible &= model.expected_main(best) <= SMALLEST_RATE
     poi = model.structure.poi_index  # None where the model has none
-    a_result = (False if poi is None else fixed[poi]) & ~_can_be_filled(model, best)
+    a_result = (False if poi is None else fixed[poi]) & ~_can_be_filled(model, best, fixed)
     nothing_fits = (impossible & ~a_result).any()
     status = jnp.where(nothing_fits, Status.NOT_FINITE, result.certificate.status)
     flattest = put(jnp.zeros(best.shape), at, result.certificate.flattest)
@@ -160,14 +160,18 @@ def _completed(likelihood, init, fixed, result):
     return Fit(best, result.value, certificate)
 
 
-def _can_be_filled(model, parameters):
-    """Bins that expect events at some simulated point of their variations, the rest held."""
+def _can_be_filled(model, parameters, fixed):
+    """Bins that expect events at a simulated point of a variation that is free, the rest held."""
     s = model.structure
     if not s.shift_parameters.size:
         return jnp.zeros(s.main_bins, bool)
-    varied = jnp.maximum(model.shift_up, model.shift_down).max(axis=0)
-    most = replace(model, nominal=jnp.maximum(model.nominal, varied))
-    return most.expected_main(parameters.at[s.interpolated].set(0.0)) > SMALLEST_RATE
+    moved_by = s.shift_parameters[:, s.cell_sample]  # -1: by none
+    sides = jnp.maximum(model.shift_up, model.shift_down)
+    sides = jnp.where((moved_by >= 0) & ~fixed[moved_by], sides, 0.0)
+    most = replace(model, nominal=jnp.maximum(model.nominal, sides.max(axis=0)))
+    at = s.interpolated
+    at_zero = parameters.at[at].set(jnp.where(fixed[at], parameters[at], 0.0))
+    return most.expected_main(at_zero) > SMALLEST_RATE
 
 
 def lowest_deviance(
