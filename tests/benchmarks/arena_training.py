@@ -7,7 +7,6 @@ interruption it goes on from there; a change of those cells starts it anew. The 
 results.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -16,12 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax.numpy as jnp
-import nbformat
 import numpy as np
+import page_cells
 
 NOTEBOOK = Path(__file__).parents[2] / "nbs" / "10_arena.ipynb"
 RESULTS = Path(__file__).with_name("arena.json")
-IMPORTS = "imports"
 DEFINITIONS = (
     "samples", "start", "logits", "histograms", "likelihood", "classifiers", "penalty",
     "adversary", "formulae", "formula-uncertain", "on-bins", "on-model", "guarded", "over-prior",
@@ -43,22 +41,17 @@ PACKAGES = ("jax", "optax", "flax", "numpy", "scipy", "bayesian-optimization")
 
 def sources() -> dict[str, str]:
     """The code of the notebook's cells by their names."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
+    return page_cells.sources(NOTEBOOK)
 
 
 def fingerprint(cells) -> str:
     """Of all that defines the trainings and their judgement, or the black boxes."""
-    code = sources()
-    return hashlib.sha256("\n".join(code[name] for name in cells).encode()).hexdigest()
+    return page_cells.fingerprint(NOTEBOOK, cells)
 
 
 def page(cells) -> dict:
     """What those cells of the notebook define."""
-    code, names = sources(), {}
-    for name in (IMPORTS, *cells):
-        exec(compile(code[name], f"{NOTEBOOK.name}, cell {name}", "exec"), names)
-    return names
+    return page_cells.defined(NOTEBOOK, cells)
 
 
 def histograms(names, params, *edges):
@@ -122,13 +115,7 @@ def store(results):
         "marks": MARKS,
     }
     head |= {"fingerprints": {"trainings": fingerprint(DEFINITIONS), "games": fingerprint(BOXES)}}
-    pieces = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    for key in ("trainings", "games"):
-        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in results[key])
-        pieces.append(f' "{key}": [\n{lines}\n ]')
-    unfinished = RESULTS.with_suffix(".unfinished")
-    unfinished.write_text("{\n" + ",\n".join(pieces) + "\n}\n", encoding="utf-8")
-    unfinished.replace(RESULTS)
+    page_cells.store(RESULTS, head, {key: results[key] for key in ("trainings", "games")})
 
 
 def from_before():

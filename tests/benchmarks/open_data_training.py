@@ -6,7 +6,6 @@ file, and after an interruption it goes on from there; a change of those cells s
 It needs the events of the Higgs challenge, as the notebook does.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -14,7 +13,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
+import page_cells
 
 NOTEBOOK = Path(__file__).parents[2] / "nbs" / "12_open_data.ipynb"
 RESULTS = Path(__file__).with_name("open_data.json")
@@ -28,24 +27,9 @@ DEFINITIONS = (
 SEEDS = range(8)
 
 
-def sources() -> dict[str, str]:
-    """The code of the notebook's cells by their names."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    return {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
-
-
 def fingerprint() -> str:
     """Of all that defines the trainings and their judgement."""
-    code = sources()
-    return hashlib.sha256("\n".join(code[name] for name in DEFINITIONS).encode()).hexdigest()
-
-
-def page() -> dict:
-    """What those cells of the notebook define."""
-    code, names = sources(), {}
-    for name in ("imports", *DEFINITIONS):
-        exec(compile(code[name], f"{NOTEBOOK.name}, cell {name}", "exec"), names)
-    return names
+    return page_cells.fingerprint(NOTEBOOK, DEFINITIONS)
 
 
 def rounded(value):
@@ -65,18 +49,13 @@ def store(results):
         "versions": {name: version(name) for name in ("jax", "optax", "flax", "numpy")},
         "fingerprint": fingerprint(),
     }
-    pieces = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in results)
-    pieces.append(f' "results": [\n{lines}\n ]')
-    unfinished = RESULTS.with_suffix(".unfinished")
-    unfinished.write_text("{\n" + ",\n".join(pieces) + "\n}\n", encoding="utf-8")
-    unfinished.replace(RESULTS)
+    page_cells.store(RESULTS, head, {"results": results})
 
 
 def main():
     stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results = stored["results"] if stored.get("fingerprint") == fingerprint() else []
-    names, began = page(), time.monotonic()
+    names, began = page_cells.defined(NOTEBOOK, DEFINITIONS), time.monotonic()
     for seed in SEEDS[len(results) :]:
         results.append(rounded(names["results_of"](seed)))
         store(results)
